@@ -1,0 +1,43 @@
+# make demo   train, render and measure the built-in subject       make test   run the tests
+# make setup  the shared part: .venv, requirements, the two native packages
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CAPTURE := output/demo_subject
+RUN := output/demo
+export OMP_WAIT_POLICY := PASSIVE
+export PYTHONUNBUFFERED := 1
+NATIVE := $(shell find submodules -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name 'CMakeLists.txt' -o -name 'pyproject.toml' \) -not -path '*/build/*')
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/.installed $(VENV)/.native
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "error: $(PYTHON): found $$($(PYTHON) --version), expected Python 3.10 to 3.13. Use: make PYTHON=python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/.native: $(VENV)/.installed $(NATIVE)
+	@$${CXX:-c++} --version >/dev/null 2>&1 \
+	  || { echo "error: $${CXX:-c++}: no C++ compiler found, expected one with C++17. Install one (apt install g++, conda install cxx-compiler) or set CXX."; exit 2; }
+	$(BIN)/python -m pip install --quiet ./submodules/diff-gaussian-rasterization ./submodules/simple-knn
+	touch $@
+
+demo: setup
+	$(BIN)/python scripts/demo.py --subject $(CAPTURE) --run $(RUN)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) output

@@ -1,0 +1,69 @@
+"""The error contract: one line on stderr, a documented exit code, no traceback unless `--debug` is given.
+
+    error: FILE: FIELD or FRAME: found X, expected Y. What to do.
+
+Exit codes: 2 bad input, 3 environment (disk, permission, lock, device), 4 numerics, 130 / 143 interrupted by a signal.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+
+class MienError(Exception):
+    """An error that a user can act on. `str(error)` is the line after `error: `."""
+
+    exit_code = 1
+
+
+class InputError(MienError):
+    """A file or an option is not what it must be.
+
+    Args:
+        source: the file (or flag) that is wrong.
+        where: the field, frame, row or byte offset inside it; empty if the whole file is meant.
+        problem: what was found and what was expected.
+        advice: what the user can do, a full sentence.
+    """
+
+    exit_code = 2
+
+    def __init__(self, source: str | Path, where: str, problem: str, advice: str = "") -> None:
+        parts = [str(source)] + ([where] if where else []) + [problem]
+        line = ": ".join(one_line(part) for part in parts)
+        super().__init__(f"{line}. {one_line(advice)}" if advice else line)
+
+
+class EnvironmentFault(MienError):
+    """The machine refuses: disk full, no permission, folder in use, device missing."""
+
+    exit_code = 3
+
+
+class NumericalFault(MienError):
+    """A loss, gradient or parameter stopped being finite."""
+
+    exit_code = 4
+
+
+def one_line(text: str) -> str:
+    """Control characters become escapes, so that hostile names can't forge a second line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
+    """Run a command line program under the error contract and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return main(arguments) or 0
+    except MienError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130

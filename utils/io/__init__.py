@@ -1,0 +1,1 @@
+"""Reading and writing files: images, video, PLY, JSON, and atomic replacement."""

@@ -1,0 +1,1 @@
+"""Pure functions on tensors: rotations, triangle frames, spherical harmonics, projection, seeded randomness."""
