@@ -1,0 +1,62 @@
+"""Command line -> Options. Precedence: defaults < --config preset < the run's saved options < what was typed.
+
+The flags themselves are declared as dataclass fields by the components that use them; `utils/engine/options.py` lists
+the groups. Here is only the machinery: flags, presets, the saved options of a run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from arguments.check import check
+from arguments.flags import OneLineParser, add_flags
+from utils.engine.options import GROUPS, Options, known_flags, options_from_flags
+from utils.errors import InputError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def parse(argv: list[str], program: str) -> Options:
+    """Parse the command line of a program that takes every flag (train.py).
+
+    Raises:
+        InputError: an unknown flag, a bad value, an unknown preset, or options that contradict each other.
+    """
+    parser = OneLineParser(prog=program, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="print a traceback with every error")
+    for title, options_class in GROUPS:
+        add_flags(parser, title, options_class)
+    typed = vars(parser.parse_args(argv))
+    config = typed.get("config", "default")
+    typed.pop("debug")
+    options = options_from_flags({**read_preset(config), **typed, "config": config}, "command line")
+    check(options)
+    return options
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Read `arguments/presets/NAME.yaml` or a YAML file given by path: flat, `flag: value`, differences only.
+
+    Raises:
+        InputError: no such preset, not YAML, or a key that is no flag.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError("--config", name, "no such preset", f"Known: {', '.join(preset_names())}, or a .yaml file.")
+    try:
+        preset = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(path, "", f"not readable as YAML: {error}", "Write one `flag: value` per line.") from error
+    if not isinstance(preset, dict):
+        raise InputError(path, "", f"found a {type(preset).__name__}, expected `flag: value` lines")
+    for key in preset:
+        if key not in known_flags():
+            raise InputError(path, str(key), "is no flag", "`python train.py --help` lists every flag.")
+    return preset

@@ -1,0 +1,1 @@
+"""The data and what is optimised: datasets, rigs, Gaussians, densification."""

@@ -1,0 +1,151 @@
+"""Clone, split, prune and opacity reset driven by screen-space gradients (3DGS section 5, GaussianAvatars 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scene.flame_gaussian_model import FlameGaussianModel
+from scene.rows import Moments, edit_rows, keep_one_per_face
+from utils.contracts import Rendered
+from utils.maths.random import generator
+from utils.maths.rotations import quaternion_to_matrix
+
+SPLIT_INTO = 2
+SPLIT_SHRINK = 0.8 * SPLIT_INTO  # 3DGS: children are 1.6 times smaller
+MAX_SCREEN_RADIUS = 20  # pixels
+MAX_WORLD_SCALE = 0.1  # of the scene extent
+
+
+@dataclass
+class GradientOptions:
+    """When Gaussians are added and removed. A negative iteration is derived from --iterations."""
+
+    densify_from_iter: int = field(default=-1, metadata={"help": "first iteration (exclusive); -1: 10 %% of all"})
+    densify_until_iter: int = field(default=-1, metadata={"help": "last iteration; -1: 60 %% of all"})
+    densification_interval: int = field(default=-1, metadata={"help": "iterations between rounds; -1: 3 %% of all"})
+    densify_grad_threshold: float = field(default=2e-4, metadata={"help": "mean screen gradient (NDC) that adds"})
+    percent_dense: float = field(default=0.01, metadata={"help": "clone below, split above this share of the extent"})
+    opacity_reset_interval: int = field(default=-1, metadata={"help": "iterations between opacity resets; -1: never"})
+    prune_opacity: float = field(default=0.005, metadata={"help": "Gaussians fainter than this go"})
+    max_gaussians: int = field(default=0, metadata={"help": "stop adding at this many Gaussians; 0: no limit"})
+
+
+class GradientStrategy:
+    """Running statistics per Gaussian, and the rounds in which rows change.
+
+    Statistics: gradient [N] sum of screen-gradient norms (NDC units), seen [N] views that drew it, radius [N] largest
+    screen radius in pixels.
+    """
+
+    def __init__(self, options: GradientOptions, iterations: int, extent: float, seed: int, white: bool) -> None:
+        self.options, self.extent, self.seed, self.white = options, extent, seed, white
+        self.first = derived(options.densify_from_iter, iterations, 0.10)
+        self.last = derived(options.densify_until_iter, iterations, 0.60)
+        self.interval = max(1, derived(options.densification_interval, iterations, 0.03))
+        self.statistics: dict[str, Tensor] = {}
+        self.pruned = 0
+
+    def start(self, avatar: FlameGaussianModel) -> None:
+        """Begin with empty statistics."""
+        zero = torch.zeros(len(avatar), device=avatar.binding.device)
+        self.statistics = {name: zero.clone() for name in ("gradient", "seen", "radius")}
+
+    def observe(self, step: int, rendered: Rendered) -> None:
+        """Add one view's screen gradients; call after backward."""
+        if step >= self.last or rendered.screen_offsets.grad is None:
+            return
+        visible = rendered.visible
+        gradient = rendered.screen_offsets.grad.norm(dim=-1)
+        self.statistics["gradient"] += torch.where(visible, gradient, 0.0)
+        self.statistics["seen"] += visible
+        self.statistics["radius"] = torch.maximum(self.statistics["radius"], rendered.radii.to(gradient))
+
+    def refine(self, step: int, avatar: FlameGaussianModel, optimiser: Moments) -> None:
+        """Add and remove Gaussians when a round is due; call after the optimiser's step."""
+        if self.first < step < self.last and step % self.interval == 0:
+            self.grow(step, avatar, optimiser)
+            self.prune(step, avatar, optimiser)
+            self.start(avatar)
+        every = self.options.opacity_reset_interval
+        if step < self.last and every > 0 and (step % every == 0 or (self.white and step == self.first)):
+            self.reset_opacity(avatar, optimiser)
+
+    def grow(self, step: int, avatar: FlameGaussianModel, optimiser: Moments) -> None:
+        """Clone small and split large Gaussians whose mean screen gradient is above the threshold."""
+        with torch.no_grad():
+            mean = self.statistics["gradient"] / self.statistics["seen"].clamp_min(1.0)
+            wanted = mean >= self.options.densify_grad_threshold
+            wanted &= self.within_budget(mean)
+            world = avatar.world_scales(avatar.rig.rest_mesh())
+            large = world.max(dim=-1).values > self.options.percent_dense * self.extent
+            clones, splits = wanted & ~large, wanted & large
+            parts = [{name: column.detach()[clones] for name, column in avatar.columns.items()}]
+            parts += self.children(step, avatar, splits, world)
+            append = {name: torch.cat([part[name] for part in parts]) for name in avatar.columns}
+            faces = torch.cat([avatar.binding[clones], avatar.binding[splits].repeat(SPLIT_INTO)])
+        edit_rows(avatar, optimiser, self.statistics, keep=~splits, append=append, append_binding=faces)
+
+    def within_budget(self, mean: Tensor) -> Tensor:
+        """[N] bool: the rows with the largest gradients that still fit under --max_gaussians."""
+        limit = self.options.max_gaussians
+        if not limit:
+            return torch.ones_like(mean, dtype=torch.bool)
+        room = max(0, limit - mean.shape[0])
+        allowed = torch.zeros_like(mean, dtype=torch.bool)
+        allowed[torch.argsort(mean, descending=True, stable=True)[:room]] = True
+        return allowed
+
+    def children(
+        self, step: int, avatar: FlameGaussianModel, splits: Tensor, world: Tensor
+    ) -> list[Mapping[str, Tensor]]:
+        """Two smaller Gaussians for each split one, at random places inside it.
+
+        The offset is drawn with the *world* standard deviation and added in *local* units, as the original does on
+        purpose since 2024-04-12: children stay close to their parent, and the position gradient moves them apart.
+        """
+        columns = {name: column.detach()[splits] for name, column in avatar.columns.items()}
+        count = columns["means"].shape[0]
+        rotations = quaternion_to_matrix(torch.nn.functional.normalize(columns["quats"], dim=-1))
+        made: list[Mapping[str, Tensor]] = []
+        for child in range(SPLIT_INTO):
+            noise = generator(self.seed, f"split child {child}", step).standard_normal((count, 3), dtype="float32")
+            offset = torch.from_numpy(noise).to(world) * world[splits]
+            means = columns["means"] + (rotations @ offset[:, :, None])[:, :, 0]
+            scales = columns["scales"] - torch.tensor(SPLIT_SHRINK).log().item()
+            made.append({**columns, "means": means, "scales": scales})
+        return made
+
+    def prune(self, step: int, avatar: FlameGaussianModel, optimiser: Moments) -> None:
+        """Remove faint Gaussians, and once opacities have been reset also those that are too large."""
+        with torch.no_grad():
+            prune = avatar.opacity < self.options.prune_opacity
+            if 0 < self.options.opacity_reset_interval < step:
+                large = avatar.world_scales(avatar.rig.rest_mesh()).max(dim=-1).values > MAX_WORLD_SCALE * self.extent
+                prune |= large | (self.statistics["radius"] > MAX_SCREEN_RADIUS)
+            prune = keep_one_per_face(prune, avatar.binding, avatar.rig.flame.faces.shape[0])
+        self.pruned += int(prune.sum())
+        edit_rows(avatar, optimiser, self.statistics, keep=~prune)
+
+    def reset_opacity(self, avatar: FlameGaussianModel, optimiser: Moments) -> None:
+        """Lower every opacity to at most 0.01 and forget its moments (3DGS section 5.2)."""
+        ceiling = torch.logit(torch.tensor(0.01)).item()
+        lowered = avatar.columns["opacities"].detach().clamp_max(ceiling).requires_grad_()
+        avatar.columns["opacities"] = lowered
+        optimiser.replace("opacities", lowered)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {f"densification.{name}": values for name, values in self.statistics.items()}
+        return {**state, "densification.pruned": torch.tensor(self.pruned)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.statistics = {name: state[f"densification.{name}"].clone() for name in self.statistics}
+        self.pruned = int(state["densification.pruned"])
+
+
+def derived(value: int, iterations: int, share: float) -> int:
+    """An iteration number as given, or this share of the run if it is negative."""
+    return value if value >= 0 else round(share * iterations)

@@ -1,0 +1,55 @@
+"""RIGS: what can carry Gaussians. A rig turns a timestep into a mesh; its `parameters` may be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from flame_model import FlameModel, default_masks_path, default_model_path, load_flame
+from scene.rigs.flame import FlameRig
+from utils.contracts import Mesh, Motion
+
+
+@dataclass
+class RigOptions:
+    """The face model and whether its motion is trained."""
+
+    flame_model: str = field(default="", metadata={"help": "FLAME model pickle (default: flame_model/assets/flame)"})
+    flame_masks: str = field(default="", metadata={"help": "FLAME_masks.pkl (default: beside the model)"})
+    disable_flame_static_offset: bool = field(default=False, metadata={"help": "ignore the tracked static offset"})
+    not_finetune_flame_params: bool = field(default=False, metadata={"help": "keep the tracked motion as it is"})
+
+
+class Rig(Protocol):
+    """What training and rendering need of a rig."""
+
+    parameters: dict[str, Tensor]  # per-timestep parameters [T, ...] that may be trained
+    timesteps: int
+
+    def __call__(self, timestep: int) -> Mesh: ...
+    def rest_mesh(self) -> Mesh: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
+    def save(self, path: Path) -> None: ...
+
+
+def load_face_model(options: RigOptions, device: torch.device | str) -> FlameModel:
+    """Read the FLAME file named by the options (or found in the usual places); add teeth on FLAME topology."""
+    path = Path(options.flame_model) if options.flame_model else default_model_path()
+    return FlameModel(load_flame(path).with_teeth()).to(device)
+
+
+def build_flame(options: RigOptions, motion: Motion, source: Path, device: torch.device | str) -> FlameRig:
+    return FlameRig(load_face_model(options, device), motion, source, device, not options.disable_flame_static_offset)
+
+
+RIGS = {
+    "flame": build_flame,
+}
+
+__all__ = ["RIGS", "FlameRig", "Rig", "RigOptions", "default_masks_path", "load_face_model"]

@@ -1,0 +1,110 @@
+"""The FLAME rig: a timestep of the sequence -> the posed FLAME mesh, with the motion as trainable parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flame_model import FlameModel
+from utils.contracts import Mesh, Motion
+from utils.errors import InputError
+from utils.io.atomic import atomic_file
+
+MOTION = ("rotation", "neck_pose", "jaw_pose", "eyes_pose", "translation", "expr")
+WIDTHS = {"rotation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "translation": 3}
+GROUPS = {"pose": ("rotation", "neck_pose", "jaw_pose", "eyes_pose"), "trans": ("translation",), "expr": ("expr",)}
+
+
+class FlameRig:
+    """FLAME driven by per-timestep parameters that training may refine; identity and static offset stay fixed.
+
+    Args:
+        flame: the body model.
+        motion: parameters of every timestep (see `utils.contracts.Motion`).
+        source: where the motion came from, for messages.
+        use_static_offset: False ignores the tracked per-vertex offset.
+    """
+
+    def __init__(
+        self,
+        flame: FlameModel,
+        motion: Motion,
+        source: str | Path,
+        device: torch.device | str,
+        use_static_offset: bool = True,
+    ) -> None:
+        self.flame = flame
+        self.parameters = {name: motion.per_frame[name].to(device).clone().requires_grad_() for name in MOTION}
+        check_widths(self.parameters, flame, source)
+        shape, offset = motion.static["shape"], motion.static.get("static_offset") if use_static_offset else None
+        self.shape = shape.to(device)
+        self.static_offset = fit_offset(offset, flame.n_vertices, source, device)
+        dynamic = motion.per_frame.get("dynamic_offset")
+        self.dynamic_offset = None
+        if dynamic is not None and bool(dynamic.any()):
+            self.dynamic_offset = fit_offset(dynamic, flame.n_vertices, source, device)
+        self.identity = flame.fold_identity(self.shape, self.static_offset)
+
+    @property
+    def timesteps(self) -> int:
+        return self.parameters["expr"].shape[0]
+
+    def __call__(self, timestep: int) -> Mesh:
+        """The mesh at a timestep, differentiable in the parameters of that timestep."""
+        row = {name: values[timestep] for name, values in self.parameters.items()}
+        dynamic = None if self.dynamic_offset is None else self.dynamic_offset[timestep]
+        return Mesh(self.flame.posed(self.identity, dynamic_offset=dynamic, **row), self.flame.faces)
+
+    def rest_mesh(self) -> Mesh:
+        """The person's neutral head: identity and static offset, everything else zero."""
+        zero = {name: torch.zeros_like(values[0]) for name, values in self.parameters.items()}
+        with torch.no_grad():
+            return Mesh(self.flame.posed(self.identity, **zero), self.flame.faces)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {f"flame.{name}": values.detach() for name, values in self.parameters.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        device = self.shape.device
+        self.parameters = {name: state[f"flame.{name}"].to(device).requires_grad_() for name in MOTION}
+
+    def save(self, path: Path) -> None:
+        """Write `flame_param.npz` with the keys, shapes and types of the original (its dynamic offset is all zeros)."""
+        arrays = {name: values.detach().cpu().numpy() for name, values in self.parameters.items()}
+        n_vertices = self.flame.n_vertices
+        arrays["shape"] = self.shape.cpu().numpy()
+        arrays["static_offset"] = self.static_offset.cpu().numpy()[None]
+        dynamic = np.zeros((self.timesteps, n_vertices, 3), np.float32)
+        arrays["dynamic_offset"] = dynamic if self.dynamic_offset is None else self.dynamic_offset.cpu().numpy()
+        with atomic_file(path) as file:
+            np.savez_compressed(file, **arrays)
+
+
+def check_widths(parameters: Mapping[str, Tensor], flame: FlameModel, source: str | Path) -> None:
+    """Refuse motion whose parameters do not fit the model, before the first step."""
+    for name, values in parameters.items():
+        width = WIDTHS.get(name)
+        if width is not None and values.shape[1:] != (width,):
+            raise InputError(source, name, f"found {list(values.shape[1:])} values a timestep, expected [{width}]")
+        if name == "expr" and values.shape[1] > flame.n_expr:
+            raise InputError(source, name, f"found {values.shape[1]} expression values, the model has {flame.n_expr}",
+                             "Use the FLAME edition that the sequence was tracked with.")  # fmt: skip
+
+
+def fit_offset(offset: Tensor | None, n_vertices: int, source: str | Path, device: torch.device | str) -> Tensor:
+    """Bring a per-vertex offset [..., V', 3] to the model's vertices: shorter ones (tracked without teeth) get zeros.
+
+    Raises:
+        InputError: an offset for more vertices than the model has, or for another topology.
+    """
+    if offset is None:
+        return torch.zeros(n_vertices, 3, device=device)
+    found = offset.shape[-2]
+    if found > n_vertices or found < n_vertices - 120:
+        raise InputError(source, "static_offset", f"found {found} vertices, the model has {n_vertices}",
+                         "Use the FLAME edition that the sequence was tracked with.")  # fmt: skip
+    return torch.nn.functional.pad(offset.to(device), (0, 0, 0, n_vertices - found))

@@ -1,0 +1,29 @@
+"""Shared fixtures. Threads wait passively: with a busy neighbour, spinning ones were seen to be 170 times slower."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> None:
+    """Tests see the same bits on every machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real inputs, beside the checkout or at $MIEN_SHARED; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("MIEN_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"real inputs are not on this machine: {folder}/data does not exist (set MIEN_SHARED)")
+    return folder

@@ -1,0 +1,89 @@
+"""A non-finite loss or gradient stops before the update and is named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from utils.contracts import Terms
+from utils.engine.adam import adam_rows, adam_step
+from utils.engine.guard import POLL_EVERY, FiniteGuard
+from utils.errors import NumericalFault
+
+
+def parameter(gradient: float) -> torch.Tensor:
+    values = torch.ones(3, requires_grad=True)
+    values.grad = torch.tensor([0.0, gradient, 0.0])
+    return values
+
+
+def terms(bad: float) -> Terms:
+    return Terms({"l1": torch.tensor(0.5), "ssim": torch.tensor(bad)})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_loss_is_named_and_the_last_good_state_saved(bad: float) -> None:
+    saved: list[int] = []
+    guard = FiniteGuard(False, saved.append)
+    assert guard.check(6, "00000_01", terms(0.1), {"means": parameter(1.0)}) is None
+    with pytest.raises(NumericalFault, match=r"iteration 7, view 00003_02: .*ssim") as caught:
+        guard.check(7, "00003_02", terms(bad), {"means": parameter(1.0)})
+    assert saved == [6] and caught.value.exit_code == 4 and "l1" not in str(caught.value)
+
+
+def test_gradient_is_named() -> None:
+    guard = FiniteGuard(False, lambda step: None)
+    with pytest.raises(NumericalFault, match=r"iteration 3, view v: .*gradient of scales \(1 values\)"):
+        guard.check(3, "v", terms(0.1), {"means": parameter(1.0), "scales": parameter(float("nan"))})
+
+
+def test_large_but_finite_gradients_pass() -> None:
+    values = torch.ones(2, requires_grad=True)
+    values.grad = torch.full((2,), 3e38)
+    assert FiniteGuard(False, lambda step: None).check(1, "v", terms(0.1), {"means": values}) is None
+
+
+def test_deferred_guard_suppresses_updates_and_names_the_first_bad_step() -> None:
+    guard = FiniteGuard(True, lambda step: None)
+    values = torch.ones(3, requires_grad=True)
+    moments = (torch.zeros(3), torch.zeros(3))
+    for step in range(1, POLL_EVERY):
+        allowed = guard.check(step, f"view{step}", terms(float("nan") if step == 5 else 0.1), {"means": parameter(1.0)})
+        assert allowed is not None and bool(allowed) == (step < 5)
+        before = values.detach().clone()
+        adam_step(values, torch.ones(3), moments, 0.1, step, allowed)
+        assert torch.equal(before, values.detach()) == (step >= 5)
+    with pytest.raises(NumericalFault, match="iteration 5, view view5: .*ssim"):
+        guard.check(POLL_EVERY, "last", terms(0.1), {"means": parameter(1.0)})
+
+
+def test_adam_equals_torch() -> None:
+    torch.manual_seed(0)
+    mine = torch.randn(50, 3)
+    theirs = mine.clone().requires_grad_()
+    reference = torch.optim.Adam([theirs], lr=0.01, eps=1e-15)
+    moments = (torch.zeros_like(mine), torch.zeros_like(mine))
+    for count in range(1, 30):
+        gradient = torch.randn(50, 3)
+        adam_step(mine, gradient, moments, 0.01, count)
+        theirs.grad = gradient.clone()
+        reference.step()
+    torch.testing.assert_close(mine, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_rows_are_independent_adams() -> None:
+    """Each row behaves as if it had an Adam of its own that only steps when the row has a gradient."""
+    torch.manual_seed(1)
+    mine = torch.randn(4, 5)
+    rows = [mine[i].clone().requires_grad_() for i in range(4)]
+    optimisers = [torch.optim.Adam([row], lr=0.01, eps=1e-15) for row in rows]
+    moments, steps = (torch.zeros_like(mine), torch.zeros_like(mine)), torch.zeros(4)
+    for count in range(40):
+        row = (count * 7) % 3  # row 3 never has a gradient
+        gradient = torch.zeros(4, 5)
+        gradient[row] = torch.randn(5)
+        adam_rows(mine, gradient, moments, 0.01, steps)
+        rows[row].grad = gradient[row].clone()
+        optimisers[row].step()
+    torch.testing.assert_close(mine, torch.stack([row.detach() for row in rows]), rtol=1e-5, atol=1e-6)
+    assert steps.tolist() == [14, 13, 13, 0] and torch.equal(mine[3], rows[3].detach())

@@ -1,0 +1,1 @@
+"""The training engine: options, building, optimiser, run folder, checkpoints, log, evaluation."""

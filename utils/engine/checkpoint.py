@@ -1,0 +1,135 @@
+"""Checkpoints: everything that a bit-identical continuation needs, or nothing at all.
+
+    RUN/checkpoints/step_0000123/{state.safetensors, state.json, manifest.json}
+
+A checkpoint is built under a temporary name, every file fsynced, the manifest (sizes and SHA-256) written last, then
+renamed. A reader trusts only a checkpoint whose manifest verifies, and steps back to the previous one otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from utils.errors import EnvironmentFault, InputError
+from utils.io.atomic import fsync_folder, write_json
+
+SCHEMA = 1
+KEEP = 2
+TENSORS, META, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+    """Write `folder/step_N` and drop all but the newest two.
+
+    Raises:
+        EnvironmentFault: the disk is full or not writable; what was there stays as it was.
+    """
+    target = folder / f"step_{step:07d}"
+    temporary = folder / f".{target.name}.tmp-{secrets.token_hex(4)}"
+    try:
+        temporary.mkdir(parents=True)
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        (temporary / TENSORS).write_bytes(safetensors.torch.save(on_cpu))
+        write_json(temporary / META, {"schema": SCHEMA, "step": step, **meta})
+        names = (TENSORS, META)
+        for name in names:
+            fsync_file(temporary / name)
+        write_json(temporary / MANIFEST, {name: describe(temporary / name) for name in names})
+        fsync_folder(temporary)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        fsync_folder(folder)
+    except OSError as error:
+        free = shutil.disk_usage(folder.parent).free >> 20
+        raise EnvironmentFault(f"{target}: can't be written: {error.strerror or error}; {free} MiB are free") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in list_checkpoints(folder)[KEEP:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read and verify one checkpoint.
+
+    Raises:
+        InputError: a file is missing, changed or of another schema.
+    """
+    for name, expected in read_json(path / MANIFEST).items():
+        if not (path / name).is_file():
+            raise InputError(path / name, "", "is missing, expected the file that the manifest lists")
+        found = describe(path / name)
+        if found != expected:
+            raise InputError(path / name, "", f"found {found}, expected {expected}", "The file was cut or changed.")
+    meta = read_json(path / META)
+    if meta.get("schema") != SCHEMA:
+        raise InputError(path / META, "schema", f"found {meta.get('schema')}, expected {SCHEMA}")
+    try:
+        return safetensors.torch.load_file(path / TENSORS), meta
+    except safetensors.SafetensorError as error:
+        raise InputError(path / TENSORS, "", f"not a safetensors file: {error}") from error
+
+
+def newest_good(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], list[str]]:
+    """The newest checkpoint under `folder` that verifies, and a line about each newer one that does not.
+
+    Raises:
+        InputError: there is none.
+    """
+    complaints = []
+    for path in list_checkpoints(folder):
+        try:
+            tensors, meta = load_checkpoint(path)
+        except InputError as error:
+            complaints.append(f"{error}; stepping back to the checkpoint before it")
+            continue
+        return path, tensors, meta, complaints
+    raise InputError(folder, "", "found no complete checkpoint, expected at least one to resume from",
+                     "; ".join(complaints) or "Start the run without --resume.")  # fmt: skip
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoint folders, newest first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.name.startswith("step_") and path.name[5:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(path, "", "is missing, expected a complete checkpoint") from error
+    except (ValueError, OSError) as error:
+        raise InputError(path, "", f"can't be read: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(path, "", f"found a {type(value).__name__}, expected an object")
+    return value
+
+
+def fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

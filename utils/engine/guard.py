@@ -1,0 +1,84 @@
+"""A loss or gradient that is not finite stops the run before the update that would spread it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from utils.contracts import Terms
+from utils.errors import NumericalFault
+
+POLL_EVERY = 50  # steps between looks at the device flag
+
+
+class FiniteGuard:
+    """Watches loss terms and gradients.
+
+    On the CPU a fault raises at once. On a GPU looking would stall the queue: a flag on the device suppresses this and
+    every later update, and the next poll raises, naming the first step that went wrong.
+
+    Args:
+        deferred: True for devices whose values should not be read every step.
+        save: called with the last good step before a fault raises, while the state is still that step's.
+    """
+
+    def __init__(self, deferred: bool, save: Callable[[int], None]) -> None:
+        self.deferred, self.save = deferred, save
+        self.healthy: Tensor | None = None  # 0-dim bool: no fault so far
+        self.first_bad: Tensor | None = None  # 0-dim int64: the first bad step, 0 = none
+        self.bad_terms: dict[str, Tensor] = {}
+        self.recent: dict[int, str] = {}
+
+    def check(self, step: int, view: str, terms: Terms, parameters: Mapping[str, Tensor]) -> Tensor | None:
+        """Call between backward and the update.
+
+        Returns:
+            None where faults raise at once; else a 0-dim bool on the device that the update must obey.
+
+        Raises:
+            NumericalFault: names the iteration, the view and the terms or gradients that are not finite.
+        """
+        gradients = {name: values.grad for name, values in parameters.items() if values.grad is not None}
+        if self.deferred:
+            return self.note(step, view, terms, gradients)
+        if bool(terms.total.isfinite()) and all(bool(grad.sum().isfinite()) for grad in gradients.values()):
+            return None
+        bad = [f"loss term {name} ({float(value)})" for name, value in terms.values.items() if not value.isfinite()]
+        bad += [f"gradient of {name} ({int((~grad.isfinite()).sum())} values)"
+                for name, grad in gradients.items() if not bool(grad.isfinite().all())]  # fmt: skip
+        if not bad:  # only a sum overflowed: every value is finite
+            return None
+        self.save(step - 1)
+        raise NumericalFault(fault_line(step, view, bad))
+
+    def note(self, step: int, view: str, terms: Terms, gradients: Mapping[str, Tensor]) -> Tensor:
+        """Fold this step into the device flags without reading them, except every POLL_EVERY steps."""
+        fine = terms.total.detach().isfinite()
+        for gradient in gradients.values():
+            fine = fine & gradient.isfinite().all()
+        if self.healthy is None or self.first_bad is None:
+            self.healthy, self.first_bad = torch.ones_like(fine), torch.zeros_like(fine, dtype=torch.int64)
+        newly = self.healthy & ~fine
+        self.first_bad = torch.where(newly, step, self.first_bad)
+        for name, value in terms.values.items():
+            before = self.bad_terms.get(name, torch.zeros_like(fine))
+            self.bad_terms[name] = before | (newly & ~value.detach().isfinite())
+        self.healthy = self.healthy & fine
+        self.recent[step] = view
+        if step % POLL_EVERY == 0:
+            self.poll()
+        return self.healthy
+
+    def poll(self) -> None:
+        """Read the flag; raise if a step since the last look went wrong. Call once more after the last step."""
+        if self.first_bad is not None and (step := int(self.first_bad)):
+            bad = [f"loss term {name}" for name, flag in self.bad_terms.items() if bool(flag)] or ["a gradient"]
+            raise NumericalFault(fault_line(step, self.recent[step], bad))
+        self.recent.clear()
+
+
+def fault_line(step: int, view: str, bad: list[str]) -> str:
+    return (f"iteration {step}, view {view}: not finite: {', '.join(bad)}. The update was not made; lower the learning "
+            "rates or look at this view's picture and FLAME parameters.")  # fmt: skip

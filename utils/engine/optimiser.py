@@ -1,0 +1,126 @@
+"""Adam over the Gaussians' columns and the rig's motion, with the schedules of GaussianAvatars (section 4).
+
+Moments are kept by name beside the parameters, so that row edits and checkpoints treat them like any other column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scene.flame_gaussian_model import FlameGaussianModel
+from scene.rigs.flame import GROUPS as MOTION_GROUPS
+from utils.engine.adam import adam_rows, adam_step
+
+
+@dataclass
+class OptimiserOptions:
+    """Number of steps and learning rates."""
+
+    iterations: int = field(default=30_000, metadata={"help": "training steps; derived schedules follow it"})
+    position_lr_init: float = field(default=0.005, metadata={"help": "local positions, times the scene extent"})
+    position_lr_final: float = field(default=0.00005, metadata={"help": "at position_lr_max_steps, log-linear"})
+    position_lr_delay_mult: float = field(default=0.01, metadata={"help": "of the original; without effect there too"})
+    position_lr_max_steps: int = field(default=-1, metadata={"help": "-1: --iterations"})
+    feature_lr: float = field(default=0.0025, metadata={"help": "colour; higher SH degrees get a 20th"})
+    opacity_lr: float = field(default=0.05, metadata={"help": "opacity (logit)"})
+    scaling_lr: float = field(default=0.017, metadata={"help": "local scale (log)"})
+    rotation_lr: float = field(default=0.001, metadata={"help": "local rotation"})
+    flame_expr_lr: float = field(default=1e-3, metadata={"help": "FLAME expression"})
+    flame_trans_lr: float = field(default=1e-6, metadata={"help": "FLAME translation (metres)"})
+    flame_pose_lr: float = field(default=1e-5, metadata={"help": "FLAME rotation, neck, jaw, eyes (radians)"})
+    flame_update: str = field(default="rows", metadata={"help": "rows: only timesteps seen; dense: all, as upstream"})
+    scene_extent: str = field(default="head", metadata={"help": "length unit: head (mesh size) or cameras (upstream)"})
+    sh_interval: int = field(default=1000, metadata={"help": "iterations between raising the SH degree"})
+
+
+class Optimiser:
+    """Adam with eps 1e-15 (GaussianAvatars, section 4), one learning rate per group.
+
+    Args:
+        extent: scene extent in metres; scales the position learning rate.
+        train_motion: False leaves the rig's parameters alone.
+    """
+
+    def __init__(
+        self, options: OptimiserOptions, avatar: FlameGaussianModel, extent: float, train_motion: bool
+    ) -> None:
+        self.options, self.avatar, self.extent = options, avatar, extent
+        self.rates = {
+            "sh0": options.feature_lr,
+            "shN": options.feature_lr / 20.0,
+            "opacities": options.opacity_lr,
+            "scales": options.scaling_lr,
+            "quats": options.rotation_lr,
+        }
+        self.motion_rates: dict[str, float] = {}
+        if train_motion:
+            rates = {"pose": options.flame_pose_lr, "trans": options.flame_trans_lr, "expr": options.flame_expr_lr}
+            self.motion_rates = {name: rates[group] for group, names in MOTION_GROUPS.items() for name in names}
+        self.moments = {name: zero_moments(column) for name, column in avatar.columns.items()}
+        self.motion_moments = {name: zero_moments(avatar.rig.parameters[name]) for name in self.motion_rates}
+        self.row_steps = {name: torch.zeros(avatar.rig.timesteps) for name in self.motion_rates}
+        self.count = 0
+
+    def schedule(self, step: int) -> None:
+        """Set the rates of this step and raise the SH degree when it is due."""
+        options = self.options
+        end = options.position_lr_max_steps if options.position_lr_max_steps > 0 else options.iterations
+        share = min(1.0, step / end)
+        start, final = options.position_lr_init * self.extent, options.position_lr_final * self.extent
+        self.rates["means"] = start ** (1.0 - share) * final**share
+        self.avatar.sh_degree = min(step // max(1, options.sh_interval), self.avatar.max_sh_degree)
+
+    def step(self, allowed: Tensor | None = None) -> None:
+        """Update everything that has a gradient and clear the gradients.
+
+        Args:
+            allowed: 0-dim bool on the device; False leaves parameters and moments as they are (a non-finite loss).
+        """
+        self.count += 1
+        for name, column in self.avatar.columns.items():
+            if column.grad is not None:
+                adam_step(column, column.grad, self.moments[name], self.rates[name], self.count, allowed)
+            column.grad = None
+        for name, rate in self.motion_rates.items():
+            values = self.avatar.rig.parameters[name]
+            if values.grad is not None:
+                if self.options.flame_update == "dense":
+                    adam_step(values, values.grad, self.motion_moments[name], rate, self.count, allowed)
+                else:
+                    adam_rows(values, values.grad, self.motion_moments[name], rate, self.row_steps[name], allowed)
+        for values in self.avatar.rig.parameters.values():
+            values.grad = None
+
+    def edit_rows(self, keep: Tensor, appended: int, columns: Mapping[str, Tensor]) -> None:
+        """Follow a row edit: kept rows keep their moments, appended ones start at zero."""
+        for name, pair in self.moments.items():
+            self.moments[name] = tuple(  # type: ignore[assignment]
+                torch.cat([m[keep], m.new_zeros((appended, *m.shape[1:]))]) if appended else m[keep] for m in pair
+            )
+
+    def replace(self, name: str, column: Tensor) -> None:
+        """Forget the moments of a column whose values were replaced."""
+        self.moments[name] = zero_moments(column)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"optimiser.count": torch.tensor(self.count)}
+        for table in (self.moments, self.motion_moments):
+            for name, (first, second) in table.items():
+                state[f"optimiser.{name}.exp_avg"], state[f"optimiser.{name}.exp_avg_sq"] = first, second
+        return {**state, **{f"optimiser.{name}.steps": steps for name, steps in self.row_steps.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.count = int(state["optimiser.count"])
+        for table in (self.moments, self.motion_moments):
+            for name, (first, _) in table.items():
+                pair = (state[f"optimiser.{name}.exp_avg"], state[f"optimiser.{name}.exp_avg_sq"])
+                table[name] = (pair[0].to(first.device).clone(), pair[1].to(first.device).clone())
+        self.row_steps = {name: state[f"optimiser.{name}.steps"].clone() for name in self.row_steps}
+
+
+def zero_moments(parameter: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(parameter, requires_grad=False), torch.zeros_like(parameter, requires_grad=False)

@@ -1,0 +1,73 @@
+"""What a training run shows and leaves behind: progress, scalars, evaluations, saved avatars, checkpoints."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from scene.flame_gaussian_model import FlameGaussianModel
+from scene.frames import Dataset
+from utils.contracts import Frame, Rendered, Terms
+from utils.engine.build import Render
+from utils.engine.evaluate import evaluate
+from utils.engine.run import Run
+from utils.io.atomic import write_json
+
+SHOW_EVERY, RECORD_EVERY = 10, 100  # iterations
+
+
+class Reporter:
+    """Does, after each step, what is due at it."""
+
+    def __init__(self, run: Run, data: Dataset, avatar: FlameGaussianModel, render: Render) -> None:
+        self.run, self.data, self.avatar, self.render = run, data, avatar, render
+        write_cameras(run, data)
+        if run.options.run.port:
+            run.log.say("--port: there is no viewer yet, nothing listens")
+
+    def step(self, step: int, frame: Frame, terms: Terms, rendered: Rendered) -> None:
+        """Report a finished step."""
+        run = self.run
+        last = step == run.options.optimiser.iterations
+        if step % SHOW_EVERY == 0 or last:
+            values = {name: float(value.detach()) for name, value in terms.values.items()}
+            error = (rendered.image.detach().clamp(0.0, 1.0) - frame.image).square().mean()
+            values["psnr"] = -10.0 * math.log10(max(float(error), 1e-12))
+            run.log.progress(step, values, len(self.avatar))
+            if step % RECORD_EVERY == 0 or last:
+                run.log.scalars(step, "train", {**values, "gaussians": len(self.avatar)})
+        if step in run.evaluate_at:
+            self.evaluate(step)
+        if step in run.save_at:
+            self.avatar.save(run.folder / "point_cloud" / f"iteration_{step}")
+            run.write_facts(step, len(self.avatar))
+        if step in run.checkpoint_at:
+            run.checkpoint(step)
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> None:
+        """Measure the held-out splits and say the result."""
+        for name, split in (("val", self.data.val), ("test", self.data.test)):
+            if len(split):
+                scores = evaluate(self.avatar, self.render, split, split[0].background)
+                found = {key: value for key, value in scores.items() if value is not None}
+                self.run.log.scalars(step, name, found)
+                line = ", ".join(f"{key} {value:.4f}" for key, value in found.items())
+                self.run.log.say(f"step {step} ({self.run.elapsed():.1f} s), {name}: {line}")
+
+
+def write_cameras(run: Run, data: Dataset) -> None:
+    """Write `cameras.json` in the layout that viewers of the original read (test, train, val; camera-to-world)."""
+    rows = []
+    views = [view for split in (data.test, data.train, data.val) for view in split.views]
+    for number, view in enumerate(views):
+        camera_to_world = torch.linalg.inv(view.camera.world_to_camera.double())
+        intrinsics = view.camera.intrinsics
+        rows.append({
+            "id": number, "img_name": view.name, "width": view.camera.width, "height": view.camera.height,
+            "position": camera_to_world[:3, 3].tolist(), "rotation": camera_to_world[:3, :3].tolist(),
+            "fx": float(intrinsics[0, 0]), "fy": float(intrinsics[1, 1]),
+            "cx": float(intrinsics[0, 2]), "cy": float(intrinsics[1, 2]),
+        })  # fmt: skip
+    write_json(run.folder / "cameras.json", rows)

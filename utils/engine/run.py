@@ -1,0 +1,202 @@
+"""A run: its folder (one run at a time), what is due when, signals, saving, resuming."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import secrets
+import shutil
+import signal
+import string
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from utils.engine.checkpoint import list_checkpoints, load_checkpoint, newest_good, save_checkpoint
+from utils.engine.log import Log
+from utils.engine.options import Options, due_at, flags_from_options
+from utils.errors import EnvironmentFault, InputError, MienError
+from utils.io.atomic import atomic_file, write_json
+
+OPTIONS, RUN_FACTS, LOCK, CHECKPOINTS = "options.json", "run.json", ".lock", "checkpoints"
+# Options that may differ between a run and its continuation: they do not change what is computed.
+FREE = {"resume", "quiet", "threads", "overwrite", "ip", "port", "model_path", "cache_dir", "image_memory_gb", "config",
+        "interval", "test_iterations", "save_iterations", "checkpoint_iterations", "source_path", "data_root",
+        "flame_model", "flame_masks"}  # fmt: skip
+
+
+class Stateful(Protocol):
+    """Something that a checkpoint holds."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state: dict[str, Tensor], /) -> None: ...
+
+
+class Interrupted(MienError):
+    """A signal ended the run after it had been saved."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} after saving step {step}; continue with --resume")
+        self.exit_code = 128 + number
+
+
+class Run:
+    """The run folder and its clock.
+
+    Args:
+        options: everything the run depends on. fingerprint: of the dataset; a resumed run must have the same.
+        parts: what a checkpoint holds besides the step.
+    """
+
+    def __init__(self, options: Options, fingerprint: str, parts: tuple[Stateful, ...]) -> None:
+        chosen, iterations = options.run, options.optimiser.iterations
+        self.folder, self.options, self.fingerprint, self.parts = Path(chosen.model_path), options, fingerprint, parts
+        self.evaluate_at = due_at(chosen.test_iterations, chosen.interval, iterations)
+        self.save_at = due_at(chosen.save_iterations, chosen.interval, iterations)
+        self.checkpoint_at = due_at(chosen.checkpoint_iterations, chosen.interval, iterations)
+        self.signal = 0
+        self.seconds = 0.0
+        self.lock = lock_folder(self.folder)
+        self.first = self.restore()
+        self.write_options()
+        self.log = Log(self.folder, self.first, iterations, chosen.quiet)
+        self.started = time.monotonic()
+
+    def restore(self) -> int:
+        """Load the checkpoint that --resume asks for and return its step; 0 for a new run."""
+        wanted = self.options.run.resume
+        if not wanted:
+            return 0
+        if wanted == "latest" and not list_checkpoints(self.folder / CHECKPOINTS):
+            print(
+                f"{self.folder}: the run was stopped before its first checkpoint; starting from step 1", file=sys.stderr
+            )
+            return 0
+        if wanted == "latest":
+            path, tensors, meta, complaints = newest_good(self.folder / CHECKPOINTS)
+            for line in complaints:
+                print(f"warning: {line}", file=sys.stderr)
+        else:
+            path = Path(wanted)
+            tensors, meta = load_checkpoint(path)
+        if meta["dataset"] != self.fingerprint:
+            raise InputError(path, "dataset", "was made from other data", "Resume with the same -s and its options.")
+        for flag, value in flags_from_options(self.options).items():
+            if flag not in FREE and meta["options"].get(flag) != value:
+                raise InputError(path, flag, f"found {meta['options'].get(flag)!r}, the command line says {value!r}",
+                                 "Resume with the options of the run.")  # fmt: skip
+        for part in self.parts:
+            part.load_state_dict(tensors)
+        self.seconds = meta["train_seconds"]
+        return int(meta["step"])
+
+    def write_options(self) -> None:
+        """Save the options as JSON, and as the `cfg_args` text that old tools read."""
+        flat = flags_from_options(self.options)
+        write_json(self.folder / OPTIONS, flat)
+        with atomic_file(self.folder / "cfg_args", "w") as file:
+            file.write(f"Namespace({', '.join(f'{name}={value!r}' for name, value in flat.items())})\n")
+
+    def steps(self) -> Iterator[int]:
+        """The steps that are left; a signal ends them after the current one."""
+        before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            for step in range(self.first + 1, self.options.optimiser.iterations + 1):
+                yield step
+                if self.signal:
+                    self.checkpoint(step)
+                    raise Interrupted(self.signal, step)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.log.close()
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            os._exit(128 + number)  # a second signal: at once; files are only ever replaced whole
+        self.signal = number
+
+    def checkpoint(self, step: int) -> None:
+        """Write everything that a bit-identical continuation needs."""
+        tensors: dict[str, Tensor] = {}
+        for part in self.parts:
+            tensors.update(part.state_dict())
+        meta: dict[str, Any] = {"dataset": self.fingerprint, "options": flags_from_options(self.options),
+                                "train_seconds": self.elapsed()}  # fmt: skip
+        save_checkpoint(self.folder / CHECKPOINTS, step, tensors, meta)
+
+    def elapsed(self) -> float:
+        """Seconds spent training, resumed parts included."""
+        return self.seconds + time.monotonic() - self.started
+
+    def write_facts(self, step: int, gaussians: int) -> None:
+        """Write `run.json`: what metrics.py reports beside the quality."""
+        write_json(self.folder / RUN_FACTS, {"iteration": step, "gaussians": gaussians,
+                                             "train_seconds": round(self.elapsed(), 3),
+                                             "peak_memory_mb": round(peak_memory_mb(), 1)})  # fmt: skip
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+
+
+def choose_folder(options: Options) -> None:
+    """Fill in the run folder and refuse one that already holds a run. Writes nothing.
+
+    Raises:
+        InputError: a run is there and neither --resume nor --overwrite was given, or --resume and no run is there.
+    """
+    run = options.run
+    if not run.model_path:
+        letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(10))
+        run.model_path = str(Path("output") / letters)
+    folder = Path(run.model_path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(folder, "", "is a file, expected a folder", "Choose another -m.")
+    holds_run = (folder / OPTIONS).exists()
+    if holds_run and not run.resume and not run.overwrite:
+        raise InputError(folder, "", "already holds a run", "Continue it with --resume, replace it with --overwrite, "
+                         "or choose another -m.")  # fmt: skip
+    if run.resume == "latest" and not holds_run:
+        raise InputError(folder, "", "holds no run to resume", "Start without --resume.")
+
+
+def lock_folder(folder: Path) -> int:
+    """Make the folder and hold it for this process; the operating system lets go when the process ends.
+
+    Raises:
+        EnvironmentFault: another process trains in it, or it can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise EnvironmentFault(f"{folder}: can't be written: {error.strerror or error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+        os.close(descriptor)
+        raise EnvironmentFault(f"{folder}: another run is training in this folder ({holder}). Wait for it, or choose "
+                               "another -m.") from error  # fmt: skip
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+    return descriptor
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what an earlier run left in the folder (--overwrite); only names that a run makes itself."""
+    names = (CHECKPOINTS, "point_cloud", "train", "val", "test", OPTIONS, RUN_FACTS, "cfg_args", "log.csv",
+             "cameras.json", "render.json", "metrics.json", "results.json", "per_view.json")  # fmt: skip
+    for path in [folder / name for name in names] + list(folder.glob("events.out.tfevents.*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
