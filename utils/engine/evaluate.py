@@ -1,0 +1,53 @@
+"""Held-out quality during training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from utils.contracts import Camera, Frame, Mesh, Rendered, Splats
+from utils.engine.metrics import Scores, mean_scores, score
+
+Render = Callable[[Splats, Camera, Tensor], Rendered]
+
+
+class Avatar(Protocol):
+    """What evaluation and `render.py` need of an avatar."""
+
+    def rig(self, timestep: int) -> Mesh: ...
+
+    def place_on(self, mesh: Mesh) -> Splats: ...
+
+
+class Frames(Protocol):
+    """A split of a dataset, or a list of frames."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Frame: ...
+
+
+@torch.no_grad()
+def evaluate(avatar: Avatar, render: Render, split: Frames, background: Tensor) -> Scores:
+    """Means over the frames of a split of psnr, psnr_channel_mean, psnr_foreground, ssim, l1 (`utils.engine.metrics`).
+
+    Renders are clamped to [0, 1] but stay floats; `metrics.py` reads 8-bit PNGs, whose rounding adds 1.3e-6 to the
+    squared error: 0.01 dB at 33 dB.
+    One frame is in memory at a time. An empty split gives an empty dict; psnr_foreground is None without mattes.
+
+    Args:
+        background: [3] in [0, 1], drawn behind the splats; the one that the frames were composited over.
+    """
+    return mean_scores(_score_frame(avatar, render, split[i], background) for i in range(len(split)))
+
+
+def _score_frame(avatar: Avatar, render: Render, frame: Frame, background: Tensor) -> Scores:
+    splats = avatar.place_on(avatar.rig(frame.timestep))
+    device = splats.means.device
+    image = render(splats, frame.camera.to(device), background.to(device)).image
+    truth = frame.image.to(device)
+    mask = None if frame.mask is None else frame.mask.to(device)
+    return score(image.clamp(0, 1), truth, mask)

@@ -1,0 +1,117 @@
+"""Image quality: the definitions in use for head avatars, each under its own name, because papers mix them.
+
+| name | definition |
+|---|---|
+| psnr | whole image: one mean squared error over all pixels and channels (offline scripts of the literature) |
+| psnr_channel_mean | mean of the PSNRs of the three channels, never lower than psnr (training logs of the literature) |
+| psnr_foreground | squared error weighted by the matte, so that a plain background doesn't inflate the figure |
+| ssim | Wang et al. 2004: 11x11 Gaussian window, sigma 1.5, zero padding, mean over pixels and channels |
+| l1 | mean absolute error |
+
+Images are [3, H, W] float tensors in [0, 1], mattes [1, H, W] in [0, 1]. LPIPS is in `utils/perceptual_networks.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+PSNR_CEILING = 100.0  # dB; two equal images would give infinity, which has no mean and no place in JSON
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+
+Scores = dict[str, float | None]  # None: not defined for this view
+
+
+def image_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 [H, W, C] -> float [C, H, W] in [0, 1]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
+
+
+def psnr(image: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio over the whole image, dB, at most `PSNR_CEILING`."""
+    return _decibels(float((image - truth).double().square().mean()))
+
+
+def psnr_channel_mean(image: Tensor, truth: Tensor) -> float:
+    """Mean over the channels of the PSNR of each, dB. By Jensen's inequality >= `psnr`."""
+    errors = (image - truth).double().square().mean(dim=(1, 2)).tolist()
+    return sum(map(_decibels, errors)) / len(errors)
+
+
+def psnr_foreground(image: Tensor, truth: Tensor, mask: Tensor | None) -> float | None:
+    """PSNR inside the matte m, dB: MSE = sum(m (a - b)^2) / (3 sum m). None without a matte or where it is all zero."""
+    if mask is None:
+        return None
+    weight = float(mask.double().sum())
+    if weight <= 0:
+        return None
+    squared = float((mask * (image - truth).double().square()).sum())
+    return _decibels(squared / (image.shape[0] * weight))
+
+
+def l1(image: Tensor, truth: Tensor) -> float:
+    """Mean absolute error, in units of the full range."""
+    return float((image - truth).abs().double().mean())
+
+
+def ssim(image: Tensor, truth: Tensor) -> float:
+    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004, eq. 13), mean over pixels and channels."""
+    mean_a, mean_b, aa, bb, ab = _blur(torch.cat([image, truth, image**2, truth**2, image * truth])).chunk(5)
+    variance_a, variance_b, covariance = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
+    likeness = (2 * mean_a * mean_b + SSIM_C1) * (2 * covariance + SSIM_C2)
+    norm = (mean_a**2 + mean_b**2 + SSIM_C1) * (variance_a + variance_b + SSIM_C2)
+    return float((likeness / norm).double().mean())
+
+
+def score(image: Tensor, truth: Tensor, mask: Tensor | None) -> Scores:
+    """All metrics of this module for one view, under the names of the table above."""
+    return {
+        "psnr": psnr(image, truth),
+        "psnr_channel_mean": psnr_channel_mean(image, truth),
+        "psnr_foreground": psnr_foreground(image, truth, mask),
+        "ssim": ssim(image, truth),
+        "l1": l1(image, truth),
+    }
+
+
+def mean_scores(views: Iterable[Mapping[str, float | None]]) -> Scores:
+    """Mean over the views of each metric; views where it is None don't count; None where no view has it."""
+    columns: dict[str, list[float]] = {}
+    for view in views:
+        for name, value in view.items():
+            columns.setdefault(name, []).extend([] if value is None else [value])
+    return {name: math.fsum(values) / len(values) if values else None for name, values in columns.items()}
+
+
+def _decibels(mean_squared_error: float) -> float:
+    if mean_squared_error <= 0:
+        return PSNR_CEILING
+    return min(PSNR_CEILING, -10 * math.log10(mean_squared_error))
+
+
+@cache
+def _gaussian_taps() -> tuple[float, ...]:
+    taps = [math.exp(-((i - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2)) for i in range(SSIM_WINDOW)]
+    return tuple(tap / sum(taps) for tap in taps)
+
+
+def _blur(channels: Tensor) -> Tensor:
+    """Separable Gaussian window with zero padding, [C, H, W] -> [C, H, W].
+
+    Sums of shifted images, not a convolution: cuDNN's may run in TF32, whose 10 bits don't survive the differences
+    E[a^2] - E[a]^2 above.
+    """
+    reach = SSIM_WINDOW // 2
+    for dim, padding in ((1, (0, 0, reach, reach)), (2, (reach, reach, 0, 0))):
+        size, padded = channels.shape[dim], pad(channels, padding)
+        channels = torch.zeros_like(channels)
+        for shift, tap in enumerate(_gaussian_taps()):
+            channels.add_(padded.narrow(dim, shift, size), alpha=tap)
+    return channels

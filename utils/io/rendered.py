@@ -1,0 +1,218 @@
+"""Rendered frames of a run on disk, in the layout that users of Gaussian splatting know.
+
+    RUN/SPLIT/ours_N/{renders,gt,masks}/00000.png, renders.mp4, gt.mp4
+
+SPLIT is train, val or test, followed by `_CAMERA` if only one camera was rendered; N is the iteration; the number of a
+frame is its place in the split, in the order of the dataset's JSON. `masks` are the mattes, where the dataset has them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from utils.errors import EnvironmentFault, InputError
+from utils.io.images import encode_png, read_image
+from utils.io.video import VideoWriter
+
+RENDERS, TRUTHS, MASKS = "renders", "gt", "masks"
+FPS = 25
+SPLIT_NAME = re.compile(r"(train|val|test)(_.+)?")
+RENDER_AGAIN = "Render again: python render.py -m RUN."
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of one rendered frame."""
+
+    name: str
+    render: Path
+    truth: Path
+    mask: Path | None
+
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Render and truth, uint8 [H, W, 3], and the matte, uint8 [H, W, 1].
+
+        Raises:
+            InputError: a damaged file, another format than 8-bit RGB (grey for the matte), or different sizes.
+        """
+        render = _read(self.render, 3, None)
+        size = (render.shape[1], render.shape[0])
+        return render, _read(self.truth, 3, size), None if self.mask is None else _read(self.mask, 1, size)
+
+
+def rendered_iterations(run: Path) -> dict[int, dict[str, Path]]:
+    """What has been rendered: iteration -> split -> its folder `ours_N`, iterations ascending."""
+    found: dict[int, dict[str, Path]] = {}
+    for folder in sorted(run.glob("*/ours_*")):
+        if SPLIT_NAME.fullmatch(folder.parent.name) and re.fullmatch(r"ours_\d+", folder.name) and folder.is_dir():
+            found.setdefault(int(folder.name[5:]), {})[folder.parent.name] = folder
+    return dict(sorted(found.items()))
+
+
+def choose_iteration(run: Path, iteration: int = -1) -> tuple[int, dict[str, Path]]:
+    """The newest rendered iteration, or the one asked for, and its split folders.
+
+    Raises:
+        InputError: the run or the iteration isn't there.
+    """
+    if not run.is_dir():
+        raise InputError(run, "", "is no folder, expected a run")
+    found = rendered_iterations(run)
+    if not found:
+        raise InputError(run, "", "holds no rendered frames", f"Render first: python render.py -m {run}.")
+    chosen = max(found) if iteration == -1 else iteration
+    if chosen not in found:
+        listed = ", ".join(map(str, found))
+        raise InputError(run, "--iteration", f"found rendered iterations {listed}, expected {iteration}", RENDER_AGAIN)
+    return chosen, found[chosen]
+
+
+def list_pairs(folder: Path) -> list[Pair]:
+    """The frames of a folder `ours_N`, by name.
+
+    Raises:
+        InputError: no frames, or one that only `renders` or only `gt` has; names it. A matte without a frame likewise.
+    """
+    renders, truths, masks = (_names(folder / kind) for kind in (RENDERS, TRUTHS, MASKS))
+    if not renders and not truths:
+        raise InputError(folder, "", f"found no frames in {RENDERS}/ and {TRUTHS}/", RENDER_AGAIN)
+    for missing, where, other in (
+        (renders - truths, TRUTHS, RENDERS),
+        (truths - renders, RENDERS, TRUTHS),
+        (masks - renders, RENDERS, MASKS),
+    ):
+        if missing:
+            raise InputError(folder / where, min(missing), f"is missing, but {other}/ has it", RENDER_AGAIN)
+    return [
+        Pair(name, folder / RENDERS / name, folder / TRUTHS / name, folder / MASKS / name if name in masks else None)
+        for name in sorted(renders)
+    ]
+
+
+class SplitWriter:
+    """Writes the frames of one split, PNGs in threads and both videos, for use in a `with` block.
+
+    The folder takes its name when the block ends well, and replaces an earlier one; otherwise nothing changes.
+
+    Args:
+        folder: .../ours_N.
+    Raises:
+        EnvironmentFault: the disk refuses, or the videos can't be encoded; names the file.
+    """
+
+    def __init__(self, folder: Path, threads: int = 2) -> None:
+        self.folder, self.threads, self.frames = folder, threads, 0
+        self._session = self._opened()
+
+    def __enter__(self) -> SplitWriter:
+        self._session.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._session.__exit__(kind, error, trace)
+
+    def write(self, render: np.ndarray, truth: np.ndarray, mask: np.ndarray | None) -> None:
+        """Append a frame: uint8 [H, W, 3] twice, and its matte, uint8 [H, W]."""
+        name = f"{self.frames:05d}.png"
+        for kind, image in ((RENDERS, render), (TRUTHS, truth), (MASKS, mask)):
+            if image is not None:
+                self._writer.write(self._temporary / kind / name, image)
+        for video, image in zip(self._videos, (render, truth), strict=True):
+            video.write(image)
+        self.frames += 1
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        with atomic_folder(self.folder) as temporary:
+            with (
+                VideoWriter(temporary / f"{RENDERS}.mp4", FPS) as renders,
+                VideoWriter(temporary / f"{TRUTHS}.mp4", FPS) as truths,
+                PngThreads(self.threads) as writer,
+            ):
+                self._temporary, self._writer, self._videos = temporary, writer, (renders, truths)
+                yield
+
+
+class PngThreads:
+    """Encodes and writes PNGs beside the work that makes them. An error surfaces at the next frame or at the end."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads)
+        self._pending: deque[Future[None]] = deque()
+        self._limit = 4 * threads  # pictures waiting in memory
+
+    def __enter__(self) -> PngThreads:
+        return self
+
+    def write(self, path: Path, image: np.ndarray) -> None:
+        self._pending.append(self._pool.submit(_write_png, path, image))
+        while len(self._pending) > self._limit:
+            self._pending.popleft().result()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while self._pending and error is None:
+                self._pending.popleft().result()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes `folder`'s place when the block ends well, and vanishes otherwise.
+
+    Its files aren't fsynced: after a power cut rendered frames are rendered again.
+
+    Raises:
+        EnvironmentFault: the disk is full, read-only or the folder can't be written; names the path.
+    """
+    token = secrets.token_hex(4)
+    temporary, old = (folder.with_name(f".{folder.name}.{what}-{token}") for what in ("tmp", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise EnvironmentFault(f"{folder}: can't be written: {error.strerror or error}") from error
+    finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode_png(image))
+    except OSError as error:
+        raise EnvironmentFault(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.png") if not path.name.startswith(".")}
+
+
+def _read(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
+    image = read_image(path, size)
+    if image.shape[2] != channels:
+        raise InputError(path, "", f"found {image.shape[2]} channels, expected {channels}", RENDER_AGAIN)
+    return image
