@@ -1,0 +1,51 @@
+"""Dataset formats. To add one: a module with `recognise` and `read`, and a line in DATASETS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from scene.datasets import flame_nerf
+from scene.datasets.options import DataOptions
+from scene.frames import Dataset
+from utils.errors import InputError
+
+__all__ = ["DATASETS", "DataOptions", "open_dataset"]
+
+Recognise = Callable[[Path], "str | None"]  # folder -> why it is not in this format, or None if it is
+Read = Callable[[Path, DataOptions, Path], Dataset]  # folder, options, cache folder -> Dataset
+
+DATASETS: dict[str, tuple[Recognise, Read]] = {
+    "flame_nerf": (flame_nerf.recognise, flame_nerf.read),
+}
+
+
+def open_dataset(options: DataOptions, cache: Path) -> Dataset:
+    """Recognise, check and decode the dataset at `options.source_path`.
+
+    Every file is read and judged here, so that training meets no bad input later. Nothing is written, except a cache
+    of the pictures if they need more than `options.image_memory_gb`.
+
+    Args:
+        options: the loading flags.
+        cache: folder for that cache, unless `options.cache_dir` names another.
+    Raises:
+        InputError: names the file, the field or frame, what was found and what was expected.
+        EnvironmentFault: the cache can't be written.
+    """
+    source = Path(options.source_path).expanduser()
+    if not options.source_path or not source.is_dir():
+        raise InputError(options.source_path or "--source_path", "", "is not a folder", "Give the dataset: -s FOLDER.")
+    if not (math.isfinite(options.image_memory_gb) and options.image_memory_gb >= 0.0):
+        raise InputError("command line", "--image_memory_gb", f"found {options.image_memory_gb}, expected >= 0")
+    cache = Path(options.cache_dir).expanduser() if options.cache_dir else cache
+    if cache.resolve().is_relative_to(source.resolve()):
+        raise InputError("command line", "--cache_dir", f"{cache} lies inside the dataset", "Choose another folder.")
+    reasons = []
+    for name, (recognise, read) in DATASETS.items():
+        reason = recognise(source)
+        if reason is None:
+            return read(source, options, cache)
+        reasons.append(f"{name}: {reason}")
+    raise InputError(source, "", f"is no dataset of a known format ({'; '.join(reasons)})", "Check --source_path.")

@@ -1,0 +1,165 @@
+"""One entry of `frames` in a transforms JSON: its fields, their checks and their conventions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import pi, tan
+from pathlib import Path
+
+import numpy as np
+
+from scene.cameras import Intrinsics, opencv_from_opengl, rigid_fault
+from utils.io.images import MAX_PIXELS
+from utils.io.json_files import JsonObject
+
+MAX_TIMESTEP = 10_000_000
+MAX_SIDE = 65_535  # pixels
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """A checked frame, in our conventions."""
+
+    place: JsonObject  # for error messages
+    timestep: int
+    camera_index: int | None
+    camera_id: str
+    intrinsics: Intrinsics  # of the picture file, cy from the top
+    world_to_camera: np.ndarray  # [4, 4] float64, OpenCV axes
+    image: Path
+    mask: Path | None
+    flame_param: Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Turns the relative paths of a dataset into files, and keeps them inside `root`."""
+
+    folder: Path  # of the JSON file; resolved
+    root: Path  # resolved
+    images: str  # name of the picture folder that replaces `images`
+    _real_folders: dict[Path, Path] = field(default_factory=dict, compare=False, repr=False)
+
+    def file(self, place: JsonObject, name: str, adjust: Callable[[Path], Path] = Path) -> Path:
+        """The existing file that a field names; raises InputError if it is absolute, leaves the root or is missing."""
+        return existing(place, name, self.inside(place, name, adjust))
+
+    def inside(self, place: JsonObject, name: str, adjust: Callable[[Path], Path] = Path) -> Path:
+        """The path that a field names, existing or not."""
+        text = Path(place.text(name))
+        if text.is_absolute() or "\\" in str(text):
+            problem = f"found {str(text)!r}, expected a path relative to the JSON file, with forward slashes"
+            raise place.error(name, problem)
+        try:
+            path = self._real(adjust(self.folder / text))
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links, before Python 3.13
+            raise place.error(name, f"{str(text)!r} can't be followed: {error}") from error
+        if not path.is_relative_to(self.root):
+            advice = "If that is meant, pass --data_root with a folder that contains both."
+            raise place.error(name, f"{path} lies outside {self.root}", advice)
+        return path
+
+    def _real(self, path: Path) -> Path:
+        """`path.resolve()`, with folders remembered: a capture has thousands of files in a few folders."""
+        folder = path.parent
+        if folder not in self._real_folders:
+            self._real_folders[folder] = folder.resolve()
+        real = self._real_folders[folder] / path.name
+        return real.resolve() if path.name == ".." or os.path.islink(real) else real
+
+    def image(self, path: Path) -> Path:
+        """`.png` is appended where no picture suffix is given, and `images` may stand for another folder."""
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            path = path.with_name(path.name + ".png")
+        return path.parent.with_name(self.images) / path.name if path.parent.name == "images" else path
+
+
+def existing(place: JsonObject, name: str, path: Path) -> Path:
+    """`path`, or an InputError about the field `name` if there is no such file."""
+    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long
+        raise place.error(name, f"{path} does not exist", "The dataset is incomplete: copy or export it again.")
+    return path
+
+
+def read_frame(place: JsonObject, paths: Paths) -> FrameRecord:
+    """Check one frame object and bring it into our conventions.
+
+    Raises:
+        InputError: a field is missing, of the wrong type, not finite or out of range; the matrix is not rigid; a file
+            does not exist or lies outside the data root.
+    """
+    matrix = place.matrix("transform_matrix", 4, 4)
+    if fault := rigid_fault(matrix):
+        raise place.error("transform_matrix", fault, "Export the cameras as rigid camera-to-world matrices in metres.")
+    return FrameRecord(
+        place=place,
+        timestep=place.integer("timestep_index", 0, MAX_TIMESTEP),
+        camera_index=read_camera_index(place),
+        camera_id=read_camera_id(place),
+        intrinsics=read_intrinsics(place),
+        world_to_camera=opencv_from_opengl(matrix),
+        image=paths.file(place, "file_path", paths.image),
+        mask=read_mask(place, paths),
+        flame_param=paths.file(place, "flame_param_path"),
+    )
+
+
+def read_camera_index(place: JsonObject) -> int | None:
+    """`camera_index`, which trajectories of the original's viewer spell `camera_indx`."""
+    field = next((name for name in ("camera_index", "camera_indx") if place.has(name)), None)
+    return None if field is None else place.integer(field, 0, MAX_TIMESTEP)
+
+
+def read_camera_id(place: JsonObject) -> str:
+    """`camera_id`; where it is missing, the index in words."""
+    if place.has("camera_id"):
+        return place.text("camera_id")
+    index = read_camera_index(place)
+    return "0" if index is None else str(index)
+
+
+def read_mask(place: JsonObject, paths: Paths) -> Path | None:
+    """The matte, or None if the dataset was exported without mattes (no field, or no such folder)."""
+    if not place.has("fg_mask_path"):
+        return None
+    path = paths.inside(place, "fg_mask_path")
+    return existing(place, "fg_mask_path", path) if os.path.isdir(path.parent) else None
+
+
+def read_intrinsics(place: JsonObject) -> Intrinsics:
+    """The pinhole of a frame.
+
+    cy counts from the bottom in the file and from the top here: image cy = h - cy. A missing principal point is the
+    centre. A missing fl_x follows from camera_angle_x; a missing fl_y from camera_angle_y, else it is fl_x.
+    """
+    width, height = place.integer("w", 1, MAX_SIDE), place.integer("h", 1, MAX_SIDE)
+    if width * height > MAX_PIXELS:
+        raise place.error("w", f"found {width}x{height} pixels, expected at most {MAX_PIXELS} pixels")
+    if not place.has("fl_x") and not place.has("camera_angle_x"):
+        raise place.error("fl_x", "is missing, and so is camera_angle_x", "One of the two must be given.")
+    fx = _focal(place, "fl_x", "camera_angle_x", width)
+    has_vertical = place.has("fl_y") or place.has("camera_angle_y")
+    fy = _focal(place, "fl_y", "camera_angle_y", height) if has_vertical else fx
+    cx = place.number("cx") if place.has("cx") else width / 2
+    cy = height - place.number("cy") if place.has("cy") else height / 2
+    for axis, value, side in (("cx", cx, width), ("cy", cy, height)):
+        if not abs(value) <= 100 * side:
+            raise place.error(axis, f"found a principal point at {value:g} px of {side}, expected near the centre")
+    return Intrinsics(fx, fy, cx, cy, width, height)
+
+
+def _focal(place: JsonObject, length_field: str, angle_field: str, side: int) -> float:
+    """Focal length in pixels, from a length, or from the angle of view over `side` pixels."""
+    if place.has(angle_field):
+        angle = place.number(angle_field)
+        if not 1e-6 < angle < pi - 1e-6:  # beyond, the tangent is 0 or infinite
+            raise place.error(angle_field, f"found {angle:g}, expected an angle in (0, pi) radians")
+        focal = side / (2.0 * tan(angle / 2.0))
+    if place.has(length_field):
+        focal = place.number(length_field)
+    if not 1e-3 <= focal <= 1e9:
+        raise place.error(length_field, f"found {focal:g} px, expected a positive focal length")
+    return focal

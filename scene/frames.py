@@ -1,0 +1,101 @@
+"""A dataset in memory: views, the frames made of them, and the order in which training visits them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scene.image_store import ImageStore
+from utils.contracts import Camera, Frame, Motion
+from utils.maths.random import generator
+
+
+@dataclass(frozen=True)
+class View:
+    """What is known about a picture without decoding it."""
+
+    camera: Camera  # for the picture as stored, after resizing
+    timestep: int
+    camera_index: int | None  # position of the camera in the calibration file
+    camera_id: str  # its serial
+    name: str  # stem of the picture file
+    image: Path
+    mask: Path | None
+    flame_param: Path | None
+    split: str  # train, val or test, as in the files
+
+
+class Split(Sequence[Frame]):
+    """Frames of one split: `split[i]` makes a Frame from the image store."""
+
+    def __init__(self, views: Sequence[View], slots: Sequence[int], store: ImageStore, background: Tensor) -> None:
+        self.views = tuple(views)
+        self._slots = tuple(slots)  # positions in the store
+        self._store = store
+        self._background = background
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
+        """The frame: image float32 [3, H, W] in [0, 1] (level / 255), mask [1, H, W] or None."""
+        view, slot = self.views[index], self._slots[index]
+        return Frame(
+            camera=view.camera,
+            image=self._store.image(slot),
+            mask=self._store.mask(slot),
+            background=self._background,
+            timestep=view.timestep,
+            camera_id=view.camera_id,
+            name=view.name,
+        )
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def cameras(self) -> list[Camera]:
+        return [view.camera for view in self.views]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything that a capture offers to training."""
+
+    train: Split
+    val: Split
+    test: Split
+    motion: Motion | None
+    source: Path
+    format: str
+    fingerprint: str  # SHA-256 of the dataset's text and sizes; the same wherever the folder lies
+    sequence_starts: tuple[int, ...] = (0,)  # first timestep of each recorded sequence (unions have several)
+
+    def splits(self) -> dict[str, Split]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def background_colour(white: bool) -> Tensor:
+    """[3] in [0, 1]."""
+    return torch.full((3,), 1.0 if white else 0.0)
+
+
+@lru_cache(maxsize=8)
+def order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The permutation of range(n) in which `epoch` visits the frames; a pure function, so resuming needs no state."""
+    if n < 1:
+        raise ValueError("order of no frames")
+    permutation = generator(seed, "frame order", epoch).permutation(n)
+    permutation.flags.writeable = False
+    return permutation
+
+
+def index_at(seed: int, step: int, n: int) -> int:
+    """Which of n frames step `step` (from 0) looks at: epoch by epoch, each frame once per epoch."""
+    return int(order(seed, step // n, n)[step % n])

@@ -1,0 +1,235 @@
+"""Every picture is decoded once, before training, into one block of bytes: in memory, or mapped from a cache file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.errors import EnvironmentFault, InputError
+from utils.io.atomic import atomic_file
+from utils.io.images import RESAVE, blend, composite, read_image, replace_background, resize
+
+MAGIC = b"MIENIMG1"
+DATA_OFFSET = 4096  # bytes: magic, SHA-256 of the recipe, total bytes, zeros
+BACKGROUND_TOLERANCE = 3  # levels of 255
+MIN_BACKGROUND_PIXELS = 16
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A recipe for one stored picture."""
+
+    image: Path
+    mask: Path | None
+    size: tuple[int, int]  # (width, height) that the files must have
+    target: tuple[int, int]  # (width, height) to store
+    background: int  # grey level, 0 or 255
+
+    @property
+    def pixels(self) -> int:
+        return self.target[0] * self.target[1]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Three colour planes and, with a matte, one more."""
+        return self.pixels * (4 if self.mask else 3)
+
+
+def prepare(picture: Picture) -> np.ndarray:
+    """Decode, composite and resize: uint8 [3 or 4, H, W] planes (RGB and the matte, if there is one).
+
+    RGBA is laid over the background. RGB with a matte is brought onto the background from whatever lies behind the
+    matte (see `exported_background`). RGB without a matte is kept: nothing is known about its background.
+
+    Raises:
+        InputError: a file is damaged, has another size or another number of channels.
+    """
+    image = read_image(picture.image, picture.size)
+    if image.shape[2] == 1:
+        raise InputError(picture.image, "", "found 1 channel in a photograph, expected 3 or 4", RESAVE)
+    matte = None if picture.mask is None else read_image(picture.mask, picture.size)
+    if matte is not None and matte.shape[2] != 1:
+        problem = f"found {matte.shape[2]} channels in a matte, expected 1"
+        raise InputError(str(picture.mask), "", problem, "Re-save it as 8-bit grey PNG.")
+    if image.shape[2] == 4:
+        image = composite(image, picture.background)
+    elif matte is not None:
+        image = on_background(image, matte, picture.background)
+    layers = image if matte is None else np.concatenate([image, matte], axis=2)
+    return np.ascontiguousarray(resize(layers, *picture.target).transpose(2, 0, 1))
+
+
+def on_background(image: np.ndarray, matte: np.ndarray, background: int) -> np.ndarray:
+    """Bring a uint8 RGB picture [H, W, 3] with matte [H, W, 1] onto a grey level."""
+    exported = exported_background(image, matte)
+    if exported is None:
+        return blend(image, matte, background)
+    return image if exported == background else replace_background(image, matte, exported, background)
+
+
+def exported_background(image: np.ndarray, matte: np.ndarray) -> int | None:
+    """The grey level (0 or 255) that a picture was composited over, or None if it still shows the room.
+
+    It is read where the matte is zero: the level that 98 % of those pixels have. Where (almost) no such pixel exists,
+    it is 255, as VHAP exports.
+    """
+    behind = image[matte[..., 0] == 0]
+    if len(behind) < MIN_BACKGROUND_PIXELS:
+        return 255
+    for level in (255, 0):
+        near = np.abs(behind.astype(np.int16) - level).max(axis=1) <= BACKGROUND_TOLERANCE
+        if near.mean() >= 0.98:
+            return level
+    return None
+
+
+class ImageStore:
+    """uint8 planes of all pictures, in one block.
+
+    Pictures may differ in size; each lies at its own offset. Reading one as float32 costs a fraction of a millisecond.
+    """
+
+    def __init__(self, block: np.ndarray, pictures: Sequence[Picture]) -> None:
+        self.block = block
+        self.pictures = tuple(pictures)
+        self.offsets = _offsets(pictures)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def planes(self, index: int) -> np.ndarray:
+        """uint8 [3 or 4, H, W], a view into the block: RGB and the matte."""
+        width, height = self.pictures[index].target
+        start, end = self.offsets[index], self.offsets[index + 1]
+        return self.block[start:end].reshape(-1, height, width)
+
+    def image(self, index: int) -> Tensor:
+        """float32 [3, H, W] in [0, 1]: the stored level / 255."""
+        return _as_float(self.planes(index)[:3])
+
+    def mask(self, index: int) -> Tensor | None:
+        """float32 [1, H, W] in [0, 1], or None without a matte."""
+        return _as_float(self.planes(index)[3:]) if self.pictures[index].mask else None
+
+
+def _as_float(planes: np.ndarray) -> Tensor:
+    return torch.from_numpy(planes.astype(np.float32)).div_(255.0)
+
+
+def _offsets(pictures: Sequence[Picture]) -> list[int]:
+    return [0, *np.cumsum([picture.stored_bytes for picture in pictures], dtype=np.int64).tolist()]
+
+
+def open_store(pictures: Sequence[Picture], cache: Path, memory_bytes: int) -> ImageStore:
+    """Decode all pictures (with a progress bar), or map the cache file that an earlier run left.
+
+    Args:
+        pictures: what to store, in order.
+        cache: folder for the memory-mapped file; untouched if the pictures fit into `memory_bytes`.
+        memory_bytes: budget above which the store is a file.
+    Raises:
+        InputError: a picture is not what it must be; no cache file is left behind.
+        EnvironmentFault: the cache can't be written.
+    """
+    total = _offsets(pictures)[-1]
+    if total <= memory_bytes:
+        block = np.empty(total, np.uint8)
+        end = 0
+        for planes in _decoded(pictures):
+            block[end : end + planes.size] = planes.reshape(-1)
+            end += planes.size
+        return ImageStore(block, pictures)
+    header = _cache_header(pictures, total)
+    path = cache / f"images-{header[8:16].hex()}.cache"
+    if not _is_complete(path, header, total):
+        with leaving_no_folders(cache), atomic_file(path) as file:
+            file.write(header)
+            for planes in _decoded(pictures):
+                file.write(planes.tobytes())
+    try:
+        return ImageStore(np.memmap(path, np.uint8, mode="r", offset=DATA_OFFSET, shape=(total,)), pictures)
+    except OSError as error:
+        raise EnvironmentFault(f"{path}: can't be mapped into memory: {error.strerror or error}") from error
+
+
+@contextmanager
+def leaving_no_folders(folder: Path) -> Iterator[None]:
+    """Remove the empty folders that the block made down to `folder` if it fails: a refused dataset leaves no trace."""
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for parent in made:
+            with suppress(OSError):  # not made after all, or no longer empty
+                parent.rmdir()
+        raise
+
+
+def _cache_header(pictures: Sequence[Picture], total: int) -> bytes:
+    """Identifies the bytes that follow: it depends on every file's name, size and date and on how it is prepared."""
+    recipe = [
+        [_identity(p.image), _identity(p.mask) if p.mask else None, p.size, p.target, p.background] for p in pictures
+    ]
+    digest = hashlib.sha256(json.dumps(recipe).encode()).digest()
+    return (MAGIC + digest + total.to_bytes(8, "little")).ljust(DATA_OFFSET, b"\0")
+
+
+def _identity(path: Path) -> list[str | int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(path, "", f"can't be read: {error.strerror or error}") from error
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
+def _is_complete(path: Path, header: bytes, total: int) -> bool:
+    """Whether the cache file is the one for this header; a stale or cut one is written anew."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(DATA_OFFSET) == header and os.fstat(file.fileno()).st_size == DATA_OFFSET + total
+    except OSError:
+        return False
+
+
+def _decoded(pictures: Sequence[Picture]) -> Iterator[np.ndarray]:
+    """Prepared planes in order, decoded by threads, with a progress bar on a terminal and a closing line elsewhere."""
+    interactive, start = sys.stderr.isatty(), time.perf_counter()
+    results = parallel_map(prepare, pictures)
+    yield from tqdm(results, "decoding", len(pictures), unit="picture", disable=not interactive, leave=False)
+    if not interactive:
+        print(f"decoded {len(pictures)} pictures in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+
+
+def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """`map` with threads: results in order, the first error in order, only a few results held at a time."""
+    threads = min(8, os.cpu_count() or 1)
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                if len(waiting) >= 4 * threads:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(function, item))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
