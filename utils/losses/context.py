@@ -1,0 +1,21 @@
+"""What a loss may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from utils.contracts import Frame, Rendered
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """One training step: a photograph, our picture of it, and the Gaussians in the frames of their triangles."""
+
+    step: int
+    frame: Frame
+    rendered: Rendered
+    local_means: Tensor  # [N, 3] triangle scales
+    local_scales: Tensor  # [N, 3] triangle scales, activated
+    face_scales: Tensor  # [N] metres: scale k of each Gaussian's triangle
