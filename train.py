@@ -16,6 +16,7 @@ from scene.cameras import camera_extent
 from scene.densification import STRATEGIES
 from scene.frames import index_at
 from utils.engine.build import build_avatar, open_data, scene_extent
+from utils.engine.device import check_device
 from utils.engine.guard import FiniteGuard
 from utils.engine.optimiser import Optimiser
 from utils.engine.options import Options
@@ -33,13 +34,15 @@ def train(options: Options) -> None:
     render = build_renderer(options.run.rasterizer, options.run.threads or None)
     loss = build_losses(options.losses, options.run.threads or None)
     extent = scene_extent(options.optimiser.scene_extent, avatar.rig.rest_mesh(), camera_extent(data.train.cameras))
-    optimiser = Optimiser(options.optimiser, avatar, extent, not options.rig.not_finetune_flame_params)
+    optimiser = Optimiser(
+        options.optimiser, avatar, extent, not options.rig.not_finetune_flame_params, options.run.threads or None
+    )
     strategy = STRATEGIES[options.densification.densification](
         options.densification, options.optimiser.iterations, extent, options.run.seed, options.data.white_background
     )
     strategy.start(avatar)
     run = Run(options, data.fingerprint, (avatar, optimiser, strategy))
-    report = Reporter(run, data, avatar, render)
+    report = Reporter(run, data, avatar, render, (*loss.notes, optimiser.note))
     guard = FiniteGuard(options.run.device != "cpu", run.checkpoint)
 
     for step in run.steps():
@@ -60,6 +63,7 @@ def train(options: Options) -> None:
 
 def main(argv: list[str]) -> None:
     options = parse(argv, "train.py")
+    check_device(options.run.device)
     if options.run.device == "cpu":
         torch.set_num_threads(1)  # the native kernels have their own threads; torch's sums would depend on their number
     train(options)

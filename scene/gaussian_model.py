@@ -94,7 +94,7 @@ class GaussianModel:
 
     def face_scales(self, frames: TriangleFrames) -> Tensor:
         """[N] metres: the scale of each Gaussian's triangle."""
-        return frames.scales[self.binding]
+        return frames.scales.index_select(0, self.binding)
 
     def world_scales(self, mesh: Mesh) -> Tensor:
         """[N, 3] standard deviations in metres on a posed mesh."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flame_model import FlameModel, default_masks_path, default_model_path, load_flame
+from flame_model import FlameModel, default_model_path, load_flame, load_masks
 from scene.rigs.flame import FlameRig
 from utils.contracts import Mesh, Motion
 
@@ -39,9 +39,18 @@ class Rig(Protocol):
 
 
 def load_face_model(options: RigOptions, device: torch.device | str) -> FlameModel:
-    """Read the FLAME file named by the options (or found in the usual places); add teeth on FLAME topology."""
+    """Read the FLAME file named by the options (or found in the usual places); add teeth on FLAME topology.
+
+    Masks are checked when they are named: nothing in training needs them yet, but a broken file should not wait.
+
+    Raises:
+        InputError: a file is missing or not what it must be.
+    """
     path = Path(options.flame_model) if options.flame_model else default_model_path()
-    return FlameModel(load_flame(path).with_teeth()).to(device)
+    assets = load_flame(path)
+    if options.flame_masks:
+        load_masks(Path(options.flame_masks), assets.n_vertices)
+    return FlameModel(assets.with_teeth()).to(device)
 
 
 def build_flame(options: RigOptions, motion: Motion, source: Path, device: torch.device | str) -> FlameRig:
@@ -52,4 +61,4 @@ RIGS = {
     "flame": build_flame,
 }
 
-__all__ = ["RIGS", "FlameRig", "Rig", "RigOptions", "default_masks_path", "load_face_model"]
+__all__ = ["RIGS", "FlameRig", "Rig", "RigOptions", "load_face_model"]

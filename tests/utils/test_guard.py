@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.contracts import Terms
-from utils.engine.adam import adam_rows, adam_step
+from utils.engine.adam import adam_rows, adam_step, choose_adam, guarded
 from utils.engine.guard import POLL_EVERY, FiniteGuard
 from utils.errors import NumericalFault
 
@@ -51,13 +51,17 @@ def test_deferred_guard_suppresses_updates_and_names_the_first_bad_step() -> Non
         allowed = guard.check(step, f"view{step}", terms(float("nan") if step == 5 else 0.1), {"means": parameter(1.0)})
         assert allowed is not None and bool(allowed) == (step < 5)
         before = values.detach().clone()
-        adam_step(values, torch.ones(3), moments, 0.1, step, allowed)
+        guarded(
+            allowed, (values.data, *moments), lambda count=step: adam_step(values, torch.ones(3), moments, 0.1, count)
+        )
         assert torch.equal(before, values.detach()) == (step >= 5)
     with pytest.raises(NumericalFault, match="iteration 5, view view5: .*ssim"):
         guard.check(POLL_EVERY, "last", terms(0.1), {"means": parameter(1.0)})
 
 
-def test_adam_equals_torch() -> None:
+@pytest.mark.parametrize("which", ["plain", "chosen"])
+def test_adam_equals_torch(which: str) -> None:
+    step = adam_step if which == "plain" else choose_adam("cpu", 1)[0]
     torch.manual_seed(0)
     mine = torch.randn(50, 3)
     theirs = mine.clone().requires_grad_()
@@ -65,7 +69,7 @@ def test_adam_equals_torch() -> None:
     moments = (torch.zeros_like(mine), torch.zeros_like(mine))
     for count in range(1, 30):
         gradient = torch.randn(50, 3)
-        adam_step(mine, gradient, moments, 0.01, count)
+        step(mine, gradient, moments, 0.01, count)
         theirs.grad = gradient.clone()
         reference.step()
     torch.testing.assert_close(mine, theirs.detach(), rtol=1e-5, atol=1e-6)

@@ -49,6 +49,9 @@ def open_data(options: Options) -> Dataset:
         raise InputError(
             options.data.source_path, "", "is FLAME-rigged, but --bind_to_mesh is off", "Add --bind_to_mesh."
         )
+    if not len(dataset.train):
+        raise InputError(options.data.source_path, "", "has no training frames",
+                         "Choose another --select_camera_id, or leave out --eval.")  # fmt: skip
     return dataset
 
 
@@ -75,7 +78,7 @@ def scene_extent(kind: str, rest: Mesh, cameras: float) -> float:
 
 
 def iterations_saved(folder: Path) -> list[int]:
-    """Iterations of the avatars saved in a run folder, ascending. The PLY is written last: a folder with one is whole."""
+    """Iterations of the avatars saved in a run folder, ascending. The PLY is written last, so its folder is whole."""
     names = [path.parent.name for path in (folder / "point_cloud").glob(f"iteration_*/{PLY}")]
     return sorted(int(name[10:]) for name in names if name[10:].isdigit())
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scene.flame_gaussian_model import FlameGaussianModel
 from scene.rigs.flame import GROUPS as MOTION_GROUPS
-from utils.engine.adam import adam_rows, adam_step
+from utils.engine.adam import Moments, adam_rows, choose_adam, guarded
 
 
 @dataclass
@@ -42,13 +42,19 @@ class Optimiser:
 
     Args:
         extent: scene extent in metres; scales the position learning rate.
-        train_motion: False leaves the rig's parameters alone.
+        train_motion: False leaves the rig's parameters alone. threads: of the native kernels.
     """
 
     def __init__(
-        self, options: OptimiserOptions, avatar: FlameGaussianModel, extent: float, train_motion: bool
+        self,
+        options: OptimiserOptions,
+        avatar: FlameGaussianModel,
+        extent: float,
+        train_motion: bool,
+        threads: int | None = None,
     ) -> None:
         self.options, self.avatar, self.extent = options, avatar, extent
+        self.adam, self.note = choose_adam(avatar.binding.device, threads)
         self.rates = {
             "sh0": options.feature_lr,
             "shN": options.feature_lr / 20.0,
@@ -74,7 +80,7 @@ class Optimiser:
         self.rates["means"] = start ** (1.0 - share) * final**share
         self.avatar.sh_degree = min(step // max(1, options.sh_interval), self.avatar.max_sh_degree)
 
-    def step(self, allowed: Tensor | None = None) -> None:
+    def step(self, allowed: Tensor | None) -> None:
         """Update everything that has a gradient and clear the gradients.
 
         Args:
@@ -82,18 +88,24 @@ class Optimiser:
         """
         self.count += 1
         for name, column in self.avatar.columns.items():
-            if column.grad is not None:
-                adam_step(column, column.grad, self.moments[name], self.rates[name], self.count, allowed)
-            column.grad = None
-        for name, rate in self.motion_rates.items():
-            values = self.avatar.rig.parameters[name]
-            if values.grad is not None:
-                if self.options.flame_update == "dense":
-                    adam_step(values, values.grad, self.motion_moments[name], rate, self.count, allowed)
-                else:
-                    adam_rows(values, values.grad, self.motion_moments[name], rate, self.row_steps[name], allowed)
-        for values in self.avatar.rig.parameters.values():
+            self.update(column, self.moments[name], self.rates[name], None, allowed)
+        for name, values in self.avatar.rig.parameters.items():
+            if name in self.motion_rates:
+                steps = self.row_steps[name] if self.options.flame_update == "rows" else None
+                self.update(values, self.motion_moments[name], self.motion_rates[name], steps, allowed)
             values.grad = None
+
+    def update(
+        self, values: Tensor, moments: Moments, rate: float, rows: Tensor | None, allowed: Tensor | None
+    ) -> None:
+        """Step one parameter, if it has a gradient, and clear that."""
+        gradient, values.grad = values.grad, None
+        if gradient is None:
+            return
+        if rows is None:
+            guarded(allowed, (values.data, *moments), lambda: self.adam(values, gradient, moments, rate, self.count))
+        else:
+            guarded(allowed, (values.data, *moments, rows), lambda: adam_rows(values, gradient, moments, rate, rows))
 
     def edit_rows(self, keep: Tensor, appended: int, columns: Mapping[str, Tensor]) -> None:
         """Follow a row edit: kept rows keep their moments, appended ones start at zero."""

@@ -18,11 +18,19 @@ SHOW_EVERY, RECORD_EVERY = 10, 100  # iterations
 
 
 class Reporter:
-    """Does, after each step, what is due at it."""
+    """Does, after each step, what is due at it.
 
-    def __init__(self, run: Run, data: Dataset, avatar: FlameGaussianModel, render: Render) -> None:
+    Args:
+        notes: lines for the log about what computes what on this machine.
+    """
+
+    def __init__(
+        self, run: Run, data: Dataset, avatar: FlameGaussianModel, render: Render, notes: tuple[str, ...]
+    ) -> None:
         self.run, self.data, self.avatar, self.render = run, data, avatar, render
         write_cameras(run, data)
+        for note in notes:
+            run.log.say(note)
         if run.options.run.port:
             run.log.say("--port: there is no viewer yet, nothing listens")
 

@@ -63,8 +63,14 @@ class Run:
         self.signal = 0
         self.seconds = 0.0
         self.lock = lock_folder(self.folder)
-        self.first = self.restore()
-        self.write_options()
+        if chosen.overwrite:
+            clear_folder(self.folder)
+        try:
+            self.first = self.restore()
+            self.write_options()
+        except MienError:
+            os.close(self.lock)
+            raise
         self.log = Log(self.folder, self.first, iterations, chosen.quiet)
         self.started = time.monotonic()
 
@@ -116,6 +122,7 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
             self.log.close()
+            os.close(self.lock)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
@@ -194,8 +201,12 @@ def lock_folder(folder: Path) -> int:
 def clear_folder(folder: Path) -> None:
     """Remove what an earlier run left in the folder (--overwrite); only names that a run makes itself."""
     names = (CHECKPOINTS, "point_cloud", "train", "val", "test", OPTIONS, RUN_FACTS, "cfg_args", "log.csv",
-             "cameras.json", "render.json", "metrics.json", "results.json", "per_view.json")  # fmt: skip
-    for path in [folder / name for name in names] + list(folder.glob("events.out.tfevents.*")):
+             "cameras.json", "render.json", "metrics.json", "results.json", "per_view.json",
+             "metrics_per_view.json", "contact_sheet.png")  # fmt: skip
+    for path in [folder / name for name in names] + [
+        *folder.glob("events.out.tfevents.*"),
+        *folder.glob("t*_*/ours_*"),
+    ]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

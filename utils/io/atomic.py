@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,7 +32,8 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     except OSError as error:
         raise EnvironmentFault(f"{path}: can't be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def fsync_folder(folder: Path) -> None:
