@@ -24,7 +24,7 @@ from utils.errors import run_main
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 24
 SCHEDULE = ["--iterations", str(STEPS), "--densify_from_iter", "3", "--densify_until_iter", "20", "--sh_interval", "6",
-            "--densification_interval", "4", "--densify_grad_threshold", "1e-6", "--opacity_reset_interval", "9",
+            "--densification_interval", "4", "--densify_grad_threshold", "3e-4", "--opacity_reset_interval", "9",
             "--prune_opacity", "0.095", "--flame_trans_lr", "1e-4", "--flame_pose_lr", "1e-3",
             "--checkpoint_iterations", "10"]  # fmt: skip
 

@@ -49,14 +49,14 @@ def open_data(options: Options) -> Dataset:
         raise InputError(
             options.data.source_path, "", "is FLAME-rigged, but --bind_to_mesh is off", "Add --bind_to_mesh."
         )
-    if not len(dataset.train):
-        raise InputError(options.data.source_path, "", "has no training frames",
-                         "Choose another --select_camera_id, or leave out --eval.")  # fmt: skip
     return dataset
 
 
 def build_avatar(options: Options, dataset: Dataset) -> FlameGaussianModel:
-    """The avatar before its first step."""
+    """The avatar before its first step; InputError if there is nothing to train it on."""
+    if not len(dataset.train):
+        raise InputError(options.data.source_path, "", "has no training frames",
+                         "Choose another --select_camera_id, or leave out --eval.")  # fmt: skip
     device = options.run.device
     if dataset.motion is None:
         raise InputError(dataset.source, "", "holds no motion")
