@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class FlameRig:
 
     def save(self, path: Path) -> None:
         """Write `flame_param.npz` with the keys, shapes and types of the original (its dynamic offset is all zeros)."""
-        arrays = {name: values.detach().cpu().numpy() for name, values in self.parameters.items()}
+        arrays: dict[str, Any] = {name: values.detach().cpu().numpy() for name, values in self.parameters.items()}
         n_vertices = self.flame.n_vertices
         arrays["shape"] = self.shape.cpu().numpy()
         arrays["static_offset"] = self.static_offset.cpu().numpy()[None]
