@@ -1,4 +1,4 @@
-"""Scenes for the rasteriser's tests, and an independent dense renderer in float64 PyTorch: no tiles, autograd for the gradients."""
+"""Scenes for the rasteriser's tests, and an independent dense renderer in float64 PyTorch: no tiles, autograd."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Scene:
 
 
 def make_scene(n: int, width: int, height: int, seed: int = 0, coefficients: int = 16, spread: float = 0.12) -> Scene:
-    """n random Gaussians about a metre before a turned camera with an off-centre principal point; some lie outside the picture."""
+    """n random Gaussians a metre before a turned camera with an off-centre principal point; some out of the picture."""
     r = np.random.default_rng(seed)
     focal = 1.1 * height / (2.2 * spread)
     view = np.eye(4)
@@ -75,7 +75,7 @@ def output_weights(scene: Scene, seed: int = 7) -> tuple[Tensor, Tensor, Tensor]
 
 
 def harmonics(d: Tensor, degree: int) -> Tensor:
-    """[N, (degree + 1)^2] real spherical harmonics at unit directions, from associated Legendre functions by recurrence."""
+    """[N, (degree + 1)^2] real spherical harmonics at unit directions, by Legendre recurrence."""
     x, y, z = d.unbind(-1)
     legendre = {(0, 0): torch.ones_like(z)}  # P_l^m / sin^m, Condon-Shortley phase included
     for m in range(1, degree + 1):
@@ -97,7 +97,9 @@ def harmonics(d: Tensor, degree: int) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
-def dense(p: dict[str, Tensor], width: int, height: int, sh_degree: int, **options: float) -> tuple[Tensor, Tensor, Tensor]:
+def dense(
+    p: dict[str, Tensor], width: int, height: int, sh_degree: int, **options: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """image [3, H, W], alpha [1, H, W], depth [1, H, W]; options alpha_max, eps2d, near."""
     alpha_max, eps2d, near = options.get("alpha_max", 0.99), options.get("eps2d", 0.3), options.get("near", 0.01)
     rotation, translation, k = p["world_to_camera"][:3, :3], p["world_to_camera"][:3, 3], p["intrinsics"]
@@ -118,7 +120,9 @@ def dense(p: dict[str, Tensor], width: int, height: int, sh_degree: int, **optio
     u = torch.minimum(torch.maximum(tx / tz, -(cx + 0.15 * width) / fx), (width - cx + 0.15 * width) / fx)
     v = torch.minimum(torch.maximum(ty / tz, -(cy + 0.15 * height) / fy), (height - cy + 0.15 * height) / fy)
     zero = torch.zeros_like(tz)
-    jacobian = torch.stack([torch.stack([fx / tz, zero, -fx * u / tz], -1), torch.stack([zero, fy / tz, -fy * v / tz], -1)], -2)
+    jacobian = torch.stack(
+        [torch.stack([fx / tz, zero, -fx * u / tz], -1), torch.stack([zero, fy / tz, -fy * v / tz], -1)], -2
+    )
     jw = jacobian @ rotation
     inverse = torch.linalg.inv(jw @ covariance @ jw.transpose(-1, -2) + eps2d * torch.eye(2, dtype=tz.dtype))
     half = torch.tensor([width / 2, height / 2], dtype=tz.dtype)
@@ -136,7 +140,9 @@ def dense(p: dict[str, Tensor], width: int, height: int, sh_degree: int, **optio
         if tz[i] < near:
             continue
         d = pixels - screen[i]
-        alpha = (p["opacities"][i] * torch.exp(-0.5 * torch.einsum("hwi,ij,hwj->hw", d, inverse[i], d))).clamp_max(alpha_max)
+        alpha = (p["opacities"][i] * torch.exp(-0.5 * torch.einsum("hwi,ij,hwj->hw", d, inverse[i], d))).clamp_max(
+            alpha_max
+        )
         alpha = torch.where(alpha >= 1 / 255, alpha, 0.0)
         alive = alive & ((transmittance * (1 - alpha) >= 1e-4) | (alpha == 0))
         weight = torch.where(alive, alpha * transmittance, 0.0)

@@ -33,7 +33,9 @@ def intrinsics_used(gradient: Tensor) -> Tensor:
     return gradient[[0, 1, 0, 1], [0, 1, 2, 2]]
 
 
-@pytest.mark.parametrize(("n", "width", "height", "degree"), [(60, 45, 33, 3), (25, 16, 50, 1), (40, 64, 64, 2), (30, 31, 7, 0)])
+@pytest.mark.parametrize(
+    ("n", "width", "height", "degree"), [(60, 45, 33, 3), (25, 16, 50, 1), (40, 64, 64, 2), (30, 31, 7, 0)]
+)
 def test_agrees_with_the_dense_renderer(n: int, width: int, height: int, degree: int) -> None:
     scene = make_scene(n, width, height, seed=n)
     weights = output_weights(scene)
@@ -110,17 +112,23 @@ def test_instruction_sets_agree(isa: str) -> None:
     outputs, gradients = draw_with(isa)
     for a, b in zip(outputs[:3], wanted[:3], strict=True):
         assert ((a - b).abs() > 1e-5).double().mean() < 1e-3
-    assert any(not torch.equal(a, b) for a, b in zip(gradients, wanted_gradients, strict=True))  # they were not the same code
+    assert any(
+        not torch.equal(a, b) for a, b in zip(gradients, wanted_gradients, strict=True)
+    )  # they were not the same code
     for name, a, b in zip(NAMES, gradients, wanted_gradients, strict=True):
         assert relative(a, b) < 1e-3, name
 
 
-@pytest.mark.parametrize(("isa", "said"), [("scalar", "scalar"), ("mmx", "MIEN_ISA must be avx512, avx2 or scalar, got mmx")])
+@pytest.mark.parametrize(
+    ("isa", "said"), [("scalar", "scalar"), ("mmx", "MIEN_ISA must be avx512, avx2 or scalar, got mmx")]
+)
 def test_environment_chooses_the_instruction_set(isa: str, said: str) -> None:
     from diff_gaussian_rasterization import _library
 
     code = f"import runpy; m = runpy.run_path({_library.__file__!r}); print(m['isa_name']())"
-    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "MIEN_ISA": isa}, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "MIEN_ISA": isa}, capture_output=True, text=True
+    )
     assert said in (run.stdout or run.stderr)
 
 

@@ -78,7 +78,9 @@ def test_settings_have_the_known_fields() -> None:
 def test_same_picture_as_rasterize() -> None:
     scene = make_scene(300, 60, 44, seed=9)
     scene.parameters["screen_offsets"].zero_()
-    scene.parameters["quats"] = torch.nn.functional.normalize(scene.parameters["quats"], dim=-1)  # these rules leave that to the caller
+    scene.parameters["quats"] = torch.nn.functional.normalize(
+        scene.parameters["quats"], dim=-1
+    )  # these rules leave that to the caller
     p = splats_of(scene)
     color, radii = dgr.GaussianRasterizer(settings_of(scene))(**p)
     assert color.shape == (3, 44, 60) and radii.shape == (300,) and radii.dtype == torch.int32
@@ -130,7 +132,9 @@ def test_precomputed_covariances_and_colours() -> None:
 
 def covariance_of_scales(rotations: Tensor, scales: Tensor) -> Tensor:
     unit = covariance_of  # the same formula, differentiable in the scales
-    columns = [unit({"rotations": rotations, "scales": torch.eye(3)[i].expand(len(scales), 3)}).detach() for i in range(3)]
+    columns = [
+        unit({"rotations": rotations, "scales": torch.eye(3)[i].expand(len(scales), 3)}).detach() for i in range(3)
+    ]
     return sum(columns[i] * scales[:, i : i + 1] ** 2 for i in range(3))  # type: ignore[return-value]
 
 
@@ -162,7 +166,9 @@ def test_antialiasing_gradient_against_differences() -> None:
     values["scales"].copy_(torch.tensor([[0.02, 0.012, 0.015]]))
     rasterizer = dgr.GaussianRasterizer(settings_of(scene, antialiasing=True, bg=torch.zeros(3)))
     values["scales"].requires_grad_()
-    centre = rasterizer(**values)[0][0].argmax()  # one pixel well inside: the splat's edge, where alpha is cut at 1/255, jumps
+    centre = rasterizer(**values)[0][
+        0
+    ].argmax()  # one pixel well inside: the splat's edge, where alpha is cut at 1/255, jumps
     rasterizer(**values)[0][0].flatten()[centre].backward()
     gradient = values["scales"].grad.clone()
     for axis in range(3):
@@ -206,13 +212,18 @@ def test_focal_length_and_projection_must_agree() -> None:
 
 
 def test_dgr_cuts_at_the_tiles_of_the_three_sigma_square() -> None:
-    """An opaque splat is seen beyond 3 sigma (alpha there is up to 0.011), but not in tiles that the square does not touch."""
+    """An opaque splat is seen beyond 3 sigma (alpha is up to 0.011 there), but not in tiles beyond the square."""
     scene = make_scene(1, 64, 16)
     p = scene.parameters
     p["means"].zero_(), p["screen_offsets"].zero_(), p["world_to_camera"].copy_(torch.eye(4)), p["background"].zero_()
     p["world_to_camera"][2, 3] = 1.0
     p["intrinsics"].copy_(torch.tensor([[100.0, 0, 31.6], [0, 100, 8], [0, 0, 1]]))
-    p["quats"].copy_(torch.tensor([1.0, 0, 0, 0])), p["scales"].fill_(0.0493), p["opacities"].fill_(0.99), p["sh"].zero_()
+    (
+        p["quats"].copy_(torch.tensor([1.0, 0, 0, 0])),
+        p["scales"].fill_(0.0493),
+        p["opacities"].fill_(0.99),
+        p["sh"].zero_(),
+    )
     leaves = scene.leaves(torch.float32)
     ours, dgr_like = (draw(leaves, scene, rules=rules)[1][0, 8] for rules in ("ours", "dgr"))
     assert ours[15] > 0.004  # 16.1 pixels from the mean; 3 sigma are 14.97, rounded up to 15

@@ -46,7 +46,9 @@ def test_no_gaussians() -> None:
     assert_empty(head_on(0, 20, 12))
 
 
-@pytest.mark.parametrize("move", [(0.0, 0.0, -2.0), (0.0, 0.0, -1.0), (50.0, 0.0, 0.0), (0.0, -50.0, 0.0), (0.0, 0.0, 150.0)])
+@pytest.mark.parametrize(
+    "move", [(0.0, 0.0, -2.0), (0.0, 0.0, -1.0), (50.0, 0.0, 0.0), (0.0, -50.0, 0.0), (0.0, 0.0, 150.0)]
+)
 def test_nothing_visible(move: tuple[float, float, float]) -> None:
     """Behind the camera, in its centre, beside the picture, above it, beyond the far plane."""
     p = head_on(5, 20, 12)
@@ -208,7 +210,9 @@ def test_the_c_door_checks_for_itself() -> None:
     with pytest.raises(ValueError, match="a pointer is null"):
         check(library().mien_rasterize_forward(None, None, None, None, ctypes.c_int(1)))
     numbers = torch.eye(4)
-    settings = _calls.Settings(numbers.data_ptr(), numbers.data_ptr(), numbers.data_ptr(), width=8, height=8, near_plane=0.1, far_plane=1)
+    settings = _calls.Settings(
+        numbers.data_ptr(), numbers.data_ptr(), numbers.data_ptr(), width=8, height=8, near_plane=0.1, far_plane=1
+    )
     picture = _calls.PictureOutputs(*[torch.empty(192).data_ptr()] * 4)
     with pytest.raises(ValueError, match="focal|rules"):
         _calls.call("mien_rasterize_forward", workspace, settings, _calls.SplatInputs(count=-1), picture, threads=1)
@@ -217,7 +221,10 @@ def test_the_c_door_checks_for_itself() -> None:
 def test_non_contiguous_inputs() -> None:
     scene = make_scene(50, 30, 30)
     plain = scene.leaves(torch.float32)
-    strided = {name: value.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() for name, value in plain.items()}
+    strided = {
+        name: value.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_()
+        for name, value in plain.items()
+    }
     a, b = draw(plain, scene), draw(strided, scene)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     a[0].sum().backward()

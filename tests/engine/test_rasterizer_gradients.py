@@ -1,4 +1,4 @@
-"""The hand-written derivatives against float64 finite differences, and the rasteriser against gsplat's reference functions."""
+"""Hand-written derivatives against float64 finite differences, the rasteriser against gsplat's reference functions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loss_of(arrays: dict[str, np.ndarray], size: tuple[int, int], degree: int, w
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_double_core_against_finite_differences(name: str, degree: int) -> None:
-    """A pixel that crosses the 1/255 threshold inside a step jumps by about 1e-6 of the loss; the median over entries is free of that."""
+    """A pixel that crosses the 1/255 threshold inside a step makes the loss jump: a few entries may be off."""
     from diff_gaussian_rasterization._reference import OUTPUTS, reference_render
 
     size = (19, 17)
@@ -127,7 +127,16 @@ def test_agrees_with_gsplat_reference_functions(shared: Path) -> None:
     wanted = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in arrays.items()}
     splats = {name: wanted[name] for name in SPLATS}
     image, alpha, middle = oracle.render(
-        functions, splats, wanted["world_to_camera"], wanted["intrinsics"], width, height, wanted["background"], "gsplat", "gsplat", False
+        functions,
+        splats,
+        wanted["world_to_camera"],
+        wanted["intrinsics"],
+        width,
+        height,
+        wanted["background"],
+        "gsplat",
+        "gsplat",
+        False,
     )
     ((image * w_image).sum() + (alpha * w_alpha).sum()).backward()
 

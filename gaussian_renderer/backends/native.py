@@ -1,0 +1,65 @@
+"""Our own rasteriser (`submodules/diff-gaussian-rasterization`): CPU, any number of threads, the same bits for each."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from utils.contracts import Camera, Rendered, Splats
+from utils.errors import EnvironmentFault, NumericalFault
+
+
+def unavailable() -> list[str]:
+    """Every reason why the rasteriser can't be used here, with what to do."""
+    if importlib.util.find_spec("diff_gaussian_rasterization") is None:
+        return ["diff_gaussian_rasterization is not installed (pip install ./submodules/diff-gaussian-rasterization)"]
+    from diff_gaussian_rasterization import isa_name
+
+    try:
+        isa_name()
+    except ImportError as error:
+        return [str(error)]
+    return []
+
+
+def render(splats: Splats, camera: Camera, background: Tensor, threads: int | None = None) -> Rendered:
+    """Draw splats, with gradients to `splats`, the camera's pose and intrinsics, `background` and the screen offsets.
+
+    Args:
+        splats: world-space Gaussians on the CPU, float32.
+        background: [3] colour behind everything.
+        threads: None leaves the choice to MIEN_THREADS, else to the number of usable CPUs.
+
+    Raises:
+        EnvironmentFault: the tensors are not on the CPU.
+        NumericalFault: a tensor holds NaN or infinity.
+    """
+    from diff_gaussian_rasterization import NonFiniteError, rasterize
+
+    if splats.means.device.type != "cpu":
+        problem = f"--rasterizer native draws on the CPU, the splats are on {splats.means.device}"
+        raise EnvironmentFault(f"{problem}. Use --device cpu, or another rasteriser")
+    offsets = torch.zeros_like(splats.means[:, :2]).requires_grad_()
+    try:
+        image, alpha, depth, radii = rasterize(
+            splats.means,
+            splats.quats,
+            splats.scales,
+            splats.opacities,
+            splats.sh,
+            sh_degree=splats.sh_degree,
+            world_to_camera=camera.world_to_camera,
+            intrinsics=camera.intrinsics,
+            width=camera.width,
+            height=camera.height,
+            near=camera.near,
+            far=camera.far,
+            background=background,
+            screen_offsets=offsets,
+            threads=threads,
+        )
+    except NonFiniteError as error:
+        raise NumericalFault(f"renderer: {error}. A step before this one diverged") from error
+    return Rendered(image, alpha, depth, radii, offsets)

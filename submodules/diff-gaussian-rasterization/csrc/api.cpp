@@ -1,0 +1,35 @@
+#include "api.h"
+
+#include "isa.h"
+
+namespace mien {
+
+namespace {
+thread_local std::string last_error;
+}
+
+void set_last_error(const char* text) { last_error = text; }
+
+}  // namespace mien
+
+// One-line description of this thread's last failure. The pointer lives until this thread's next failure.
+MIEN_API const char* mien_last_error() { return mien::last_error.c_str(); }
+
+// Version of the C interface; it changes whenever a signature does.
+MIEN_API int mien_abi_version() { return 1; }
+
+// Chooses the instruction set. To be called once after loading; fails if MIEN_ISA asks for what this CPU lacks.
+MIEN_API int mien_initialise() {
+    return mien::guarded([] { mien::active_isa(); });
+}
+
+// Name of the instruction set in use: "scalar", "avx2" or "avx512".
+MIEN_API const char* mien_isa_name() { return mien::isa_name(mien::active_isa()); }
+
+// Uses the instruction set of that name from now on; for tests and benchmarks.
+MIEN_API int mien_select_isa(const char* name) {
+    return mien::guarded([&] {
+        mien::require(name != nullptr, "name is null");
+        mien::select_isa(mien::parse_isa(name));
+    });
+}

@@ -1,0 +1,106 @@
+// Float: a register of kLanes floats, and Mask: kLanes truth values, for the instruction set this file is compiled for.
+//
+// AVX-512: 16 lanes, AVX2: 8, otherwise plain float and bool. Kernels are written once against these names; wider
+// vectors than the machine has are never used (they cost 5-10x). Comparisons are false for NaN. `fma` is the only place
+// where a kernel asks for fusing.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/ops.h"
+
+#if defined(MIEN_ISA_avx512)
+#include "kernels/simd_avx512.h"
+#elif defined(MIEN_ISA_avx2)
+#include "kernels/simd_avx2.h"
+#else
+#include "kernels/simd_scalar.h"
+#endif
+
+namespace mien {
+namespace MIEN_ISA {
+
+constexpr float kExp2[6] = {1.0000001192092896f,  0.6931469440460205f,   0.24022120237350464f,
+                            0.05550713464617729f, 0.009675540961325169f, 0.0013276466634124517f};
+
+// 2^x with relative error below 4e-7, for -126 <= x < 128. Minimax polynomial on [-1/2, 1/2], then scaled by the
+// integer part.
+inline Float exp2(Float x) {
+    const Float whole = round(x);
+    const Float f = x - whole;
+    Float p = Float(kExp2[5]);
+    p = fma(p, f, Float(kExp2[4]));
+    p = fma(p, f, Float(kExp2[3]));
+    p = fma(p, f, Float(kExp2[2]));
+    p = fma(p, f, Float(kExp2[1]));
+    p = fma(p, f, Float(kExp2[0]));
+    return scale_by_power(p, whole);
+}
+
+#if !defined(MIEN_ISA_scalar)
+// log2(x) with absolute error below 3e-7 (relative below 1e-6), for positive normal x: exponent + 2 atanh((m - 1) / (m
+// + 1)) / ln 2.
+inline Float log2(Float x) {
+    Float exponent, m;
+    split_exponent(x, exponent, m);  // m in [1, 2)
+    const Mask high = m > Float(1.4142135f);
+    m = select(high, m * Float(0.5f), m);
+    exponent = select(high, exponent + Float(1.0f), exponent);
+    const Float s = (m - Float(1.0f)) / (m + Float(1.0f));
+    const Float s2 = s * s;
+    Float p = Float(2.8853900818f / 9.0f);
+    p = fma(p, s2, Float(2.8853900818f / 7.0f));
+    p = fma(p, s2, Float(2.8853900818f / 5.0f));
+    p = fma(p, s2, Float(2.8853900818f / 3.0f));
+    p = fma(p, s2, Float(2.8853900818f));
+    return fma(p, s, exponent);
+}
+#endif
+
+#if !defined(MIEN_ISA_avx512)
+// 64 rows of 16 bits <-> 16 columns of 64 bits: bit i of columns[b] is bit b of rows[i].
+inline void bits_to_columns(const uint16_t* rows, uint64_t* columns) {
+    for (int b = 0; b < 16; ++b) columns[b] = 0;
+    for (int i = 0; i < 64; ++i)
+        for (uint32_t m = rows[i]; m != 0; m &= m - 1) columns[__builtin_ctz(m)] |= uint64_t(1) << i;
+}
+
+inline void bits_to_rows(const uint64_t* columns, uint16_t* rows) {
+    for (int i = 0; i < 64; ++i) rows[i] = 0;
+    for (int b = 0; b < 16; ++b)
+        for (uint64_t m = columns[b]; m != 0; m &= m - 1) rows[__builtin_ctzll(m)] |= static_cast<uint16_t>(1u << b);
+}
+#endif
+
+// Reads `columns` floats from each of kLanes rows: out[c] holds column c, one row per lane. Rows from `rows` on repeat
+// the last one.
+template <int columns>
+inline void load_columns(Float* out, const float* base, int64_t stride, int rows) {
+    for (int first = 0; first < columns; first += kLanes) {
+        const int width = columns - first < kLanes ? columns - first : kLanes;
+        Float r[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const int row = lane < rows ? lane : rows - 1;
+            r[lane] = load_first(base + row * stride + first, width);
+        }
+        transpose(r);
+        for (int c = 0; c < width; ++c) out[first + c] = r[c];
+    }
+}
+
+// The inverse of load_columns; rows from `rows` on are not written.
+template <int columns>
+inline void store_columns(const Float* in, float* base, int64_t stride, int rows) {
+    for (int first = 0; first < columns; first += kLanes) {
+        const int width = columns - first < kLanes ? columns - first : kLanes;
+        Float r[kLanes];
+        for (int c = 0; c < kLanes; ++c) r[c] = c < width ? in[first + c] : Float(0.0f);
+        transpose(r);
+        for (int lane = 0; lane < kLanes && lane < rows; ++lane)
+            store_first(base + lane * stride + first, width, r[lane]);
+    }
+}
+
+}  // namespace MIEN_ISA
+}  // namespace mien

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <immintrin.h>
+
+namespace mien {
+namespace MIEN_ISA {
+
+constexpr int kLanes = 8;
+
+struct Mask {
+    __m256 v;  // all bits of a lane set or none
+};
+
+struct Float {
+    __m256 v;
+    Float() = default;
+    Float(__m256 value) : v(value) {}
+    explicit Float(float value) : v(_mm256_set1_ps(value)) {}
+};
+
+inline Float operator+(Float a, Float b) { return _mm256_add_ps(a.v, b.v); }
+inline Float operator-(Float a, Float b) { return _mm256_sub_ps(a.v, b.v); }
+inline Float operator*(Float a, Float b) { return _mm256_mul_ps(a.v, b.v); }
+inline Float operator/(Float a, Float b) { return _mm256_div_ps(a.v, b.v); }
+inline Float operator-(Float a) { return _mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f)); }
+inline Float& operator+=(Float& a, Float b) { return a = a + b; }
+inline Mask operator<(Float a, Float b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+inline Mask operator<=(Float a, Float b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
+inline Mask operator>(Float a, Float b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
+inline Mask operator>=(Float a, Float b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
+inline Mask operator==(Float a, Float b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
+inline Mask operator&(Mask a, Mask b) { return {_mm256_and_ps(a.v, b.v)}; }
+inline Mask operator|(Mask a, Mask b) { return {_mm256_or_ps(a.v, b.v)}; }
+inline Mask operator!(Mask a) { return {_mm256_xor_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(-1)))}; }
+
+inline uint32_t bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m.v)); }
+inline bool any(Mask m) { return _mm256_movemask_ps(m.v) != 0; }
+inline __m256i first_lanes_int(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline Mask first_lanes(int count) { return {_mm256_castsi256_ps(first_lanes_int(count))}; }
+inline Float select(Mask m, Float yes, Float no) { return _mm256_blendv_ps(no.v, yes.v, m.v); }
+inline Float keep(Mask m, Float a) { return _mm256_and_ps(m.v, a.v); }
+
+inline Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }    // a b + c
+inline Float fnma(Float a, Float b, Float c) { return _mm256_fnmadd_ps(a.v, b.v, c.v); }  // c - a b
+inline Float min(Float a, Float b) { return _mm256_min_ps(a.v, b.v); }
+inline Float max(Float a, Float b) { return _mm256_max_ps(a.v, b.v); }
+inline Float sqrt(Float a) { return _mm256_sqrt_ps(a.v); }
+inline Float round(Float a) { return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Float floor(Float a) { return _mm256_floor_ps(a.v); }
+inline Float ceil(Float a) { return _mm256_ceil_ps(a.v); }
+inline Float reciprocal(Float a) { return _mm256_div_ps(_mm256_set1_ps(1.0f), a.v); }
+
+inline Float scale_by_power(Float a, Float n) {
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+}
+inline void split_exponent(Float x, Float& exponent, Float& mantissa) {
+    const __m256i b = _mm256_castps_si256(x.v);
+    exponent = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(b, 23), _mm256_set1_epi32(127)));
+    mantissa = _mm256_castsi256_ps(
+        _mm256_or_si256(_mm256_and_si256(b, _mm256_set1_epi32(0x7fffff)), _mm256_set1_epi32(127 << 23)));
+}
+
+inline Float load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, Float a) { _mm256_storeu_ps(p, a.v); }
+inline Float load_first(const float* p, int count) { return _mm256_maskload_ps(p, first_lanes_int(count)); }
+inline void store_first(float* p, int count, Float a) { _mm256_maskstore_ps(p, first_lanes_int(count), a.v); }
+inline void store_int(int32_t* p, Float a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvttps_epi32(a.v));
+}
+inline float sum(Float a) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+// Transposes the 8 x 8 matrix whose rows are r[0..7].
+inline void transpose(Float* r) {
+    __m256 t[8], u[8];
+    for (int i = 0; i < 4; ++i) {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i].v, r[2 * i + 1].v);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i].v, r[2 * i + 1].v);
+    }
+    for (int i = 0; i < 2; ++i) {
+        u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+        u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    }
+    for (int k = 0; k < 4; ++k) {
+        r[k] = _mm256_permute2f128_ps(u[k], u[4 + k], 0x20);
+        r[4 + k] = _mm256_permute2f128_ps(u[k], u[4 + k], 0x31);
+    }
+}
+
+// out[k] = sum of the lanes of v[k], k < count <= 16; out[k] = 0 beyond.
+template <int count>
+inline void sums(const Float* v, float* out) {
+    const __m256 zero = _mm256_setzero_ps();
+    const auto at = [&](int i) { return i < count ? v[i].v : zero; };
+    for (int half = 0; half < 2; ++half) {
+        __m256 a[4], b[2];
+        for (int i = 0; i < 4; ++i) {
+            const __m256 x = at(8 * half + 2 * i), y = at(8 * half + 2 * i + 1);
+            a[i] = _mm256_add_ps(_mm256_unpacklo_ps(x, y), _mm256_unpackhi_ps(x, y));
+        }
+        for (int i = 0; i < 2; ++i)
+            b[i] = _mm256_add_ps(_mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44),
+                                 _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee));
+        const __m256 all =
+            _mm256_add_ps(_mm256_permute2f128_ps(b[0], b[1], 0x20), _mm256_permute2f128_ps(b[0], b[1], 0x31));
+        _mm256_storeu_ps(out + 8 * half, all);
+    }
+}
+
+}  // namespace MIEN_ISA
+}  // namespace mien

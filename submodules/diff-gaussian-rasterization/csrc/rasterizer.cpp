@@ -1,0 +1,224 @@
+#include "rasterizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "api.h"
+#include "depth_sort.h"
+#include "parallel.h"
+
+namespace mien {
+
+namespace {
+
+[[noreturn]] void refuse_first_bad_row(const SplatInputs& in) {
+    struct Column {
+        const char* name;
+        const float* data;
+        int64_t width;
+    };
+    const Column columns[] = {{"means", in.means, 3},         {"quats", in.quats, 4},
+                              {"scales", in.scales, 3},       {"covariances", in.covariances, 6},
+                              {"opacities", in.opacities, 1}, {"sh", in.sh, 3 * in.sh_coefficients},
+                              {"colors", in.colors, 3},       {"screen_offsets", in.screen_offsets, 2}};
+    for (const Column& c : columns) {
+        if (c.data == nullptr) continue;
+        for (int64_t i = 0; i < in.count * c.width; ++i)
+            if (!std::isfinite(c.data[i]))
+                throw NotFinite(std::string(c.name) + ": row " + std::to_string(i / c.width) + " is not finite");
+    }
+    throw NotFinite("an input is not finite");
+}
+
+}  // namespace
+
+int64_t Workspace::reached_blocks() const {
+    int64_t total = 0;
+    for (int64_t b = 0; b < block_count(); ++b)
+        for (int64_t p = 0; p < blocks_[b].pairs; ++p) total += __builtin_popcount(blocks_[b].list[p].mask);
+    return total;
+}
+
+int64_t Workspace::block_end(int64_t block) const { return std::min(count_, (block + 1) * kSplatBlock); }
+
+void Workspace::prepare_splats(const SplatInputs& in, int32_t* radii, int threads) {
+    const SplatKernels& kernels = MIEN_KERNELS(splat_kernels);
+    records_.reserve(count_ + 1), rects_.reserve(count_), pair_count_.reserve(count_), ranges_.reserve(count_);
+    if (static_cast<int64_t>(blocks_.size()) < block_count()) blocks_ = std::vector<Block>(block_count());
+    parallel_for(threads, block_count(), [&](int64_t b, int) {
+        Block& block = blocks_[b];
+        const int64_t first = b * kSplatBlock, last = block_end(b);
+        block.finite = kernels.prepare(view_, in, first, last, records_.data(), rects_.data(), radii);
+        if (!block.finite) return;
+        int64_t capacity = 1;
+        for (int64_t i = first; i < last; ++i)
+            capacity += int64_t(rects_[i].x1 - rects_[i].x0) * (rects_[i].y1 - rects_[i].y0);
+        Pair* list = block.list.reserve(capacity);
+        block.pairs =
+            kernels.list_pairs(records_.data(), rects_.data(), view_.tiles_x, first, last, list, pair_count_.data());
+        uint32_t begin = 0;
+        block.listed = 0;
+        for (int64_t i = first; i < last; ++i) {
+            ranges_[i] = {begin, pair_count_[i]};
+            begin += pair_count_[i];
+            block.listed += pair_count_[i] > 0;
+        }
+    });
+    for (int64_t b = 0; b < block_count(); ++b)
+        if (!blocks_[b].finite) refuse_first_bad_row(in);
+}
+
+void Workspace::number_pairs() {
+    block_base_.resize(block_count() + 1);
+    pairs_ = listed_ = 0;
+    for (int64_t b = 0; b < block_count(); ++b) {
+        block_base_[b] = pairs_;
+        pairs_ += blocks_[b].pairs;
+        listed_ += blocks_[b].listed;
+    }
+    require(pairs_ < int64_t(std::numeric_limits<uint32_t>::max()),
+            "the splats cover too many tiles; draw fewer or a smaller picture");
+}
+
+void Workspace::sort_by_depth(int threads) {
+    keys_.reserve(listed_), keys_other_.reserve(listed_);
+    int64_t at = 0;
+    for (int64_t i = 0; i < count_; ++i) {
+        if (pair_count_[i] == 0) continue;
+        uint32_t depth;
+        std::memcpy(&depth, &records_[i].z,
+                    sizeof depth);  // z > 0: the bits of positive floats are ordered like the floats
+        keys_[at++] = uint64_t(depth) << 32 | uint64_t(i);
+    }
+    sorted_ = sort_keys(keys_.data(), keys_other_.data(), listed_, threads);
+}
+
+void Workspace::count_chunk(int64_t chunk, int64_t chunks) {
+    uint32_t* counts = chunk_counts_.data() + chunk * tile_count();
+    std::fill(counts, counts + tile_count(), 0u);
+    if (chunks == 1) {  // then the order does not matter, and memory is read in sequence
+        for (int64_t b = 0; b < block_count(); ++b)
+            for (int64_t p = 0; p < blocks_[b].pairs; ++p) ++counts[blocks_[b].list[p].tile];
+        return;
+    }
+    for (int64_t k = listed_ * chunk / chunks; k < listed_ * (chunk + 1) / chunks; ++k) {
+        prefetch_pairs(k + kAhead);
+        const uint32_t splat = static_cast<uint32_t>(sorted_[k]);
+        const Pair* list = pairs_of(splat);
+        for (uint32_t p = 0; p < ranges_[splat].count; ++p) ++counts[list[p].tile];
+    }
+}
+
+void Workspace::scatter_chunk(int64_t chunk, int64_t chunks) {
+    uint32_t* next = chunk_counts_.data() + chunk * tile_count();
+    for (int64_t k = listed_ * chunk / chunks; k < listed_ * (chunk + 1) / chunks; ++k) {
+        prefetch_pairs(k + kAhead);
+        const uint32_t splat = static_cast<uint32_t>(sorted_[k]);
+        const Range range = ranges_[splat];
+        const Pair* list = pairs_of(splat);
+        const uint32_t first = static_cast<uint32_t>(block_base_[splat / kSplatBlock]) + range.begin;
+        for (uint32_t p = 0; p < range.count; ++p) {
+            const uint32_t at = next[list[p].tile]++;
+            entries_[at] = {splat, first + p};
+            entry_masks_[at] = static_cast<uint16_t>(list[p].mask);
+        }
+    }
+}
+
+// Counting sort of the pairs by tile that keeps the depth order: chunks of splats count, then write, each into its own
+// places.
+void Workspace::fill_tiles(int threads) {
+    const int64_t chunks = std::max(1, threads), tiles = tile_count();
+    chunk_counts_.reserve(chunks * tiles), tile_begin_.reserve(tiles + 1), entries_.reserve(pairs_),
+        entry_masks_.reserve(pairs_);
+    parallel_for(threads, chunks, [&](int64_t c, int) { count_chunk(c, chunks); });
+    uint32_t total = 0;
+    for (int64_t t = 0; t < tiles; ++t) {
+        tile_begin_[t] = total;
+        for (int64_t c = 0; c < chunks; ++c) {
+            const uint32_t n = chunk_counts_[c * tiles + t];
+            chunk_counts_[c * tiles + t] = total;
+            total += n;
+        }
+    }
+    tile_begin_[tiles] = total;
+    parallel_for(threads, chunks, [&](int64_t c, int) { scatter_chunk(c, chunks); });
+}
+
+// Heavy tiles first, so that no thread is left alone with one at the end.
+void Workspace::order_tiles() {
+    const int64_t tiles = tile_count();
+    tile_order_.reserve(tiles);
+    for (int64_t t = 0; t < tiles; ++t) tile_order_[t] = static_cast<uint32_t>(t);
+    const auto size = [&](uint32_t t) { return tile_begin_[t + 1] - tile_begin_[t]; };
+    std::sort(tile_order_.data(), tile_order_.data() + tiles,
+              [&](uint32_t a, uint32_t b) { return size(a) > size(b); });
+}
+
+TileSplats Workspace::tile(int64_t index) const {
+    const int64_t t = index, begin = tile_begin_[t];
+    return {records_.data(),
+            entries_.data() + begin,
+            entry_masks_.data() + begin,
+            tile_begin_[t + 1] - begin,
+            static_cast<int32_t>(t % view_.tiles_x) * kTile,
+            static_cast<int32_t>(t / view_.tiles_x) * kTile};
+}
+
+void Workspace::forward(const View& view, const SplatInputs& in, const Picture& out, int32_t* radii, int threads) {
+    const TileKernels& kernels = MIEN_KERNELS(tile_kernels);
+    view_ = view;
+    count_ = in.count;
+    ready_ = false;
+    prepare_splats(in, radii, threads);
+    number_pairs();
+    sort_by_depth(threads);
+    fill_tiles(threads);
+    if (threads > 1) order_tiles();
+    Picture picture = out;
+    picture.transmittance = transmittance_.reserve(static_cast<int64_t>(view.width) * view.height);
+    parallel_for(threads, tile_count(),
+                 [&](int64_t i, int) { kernels.forward(view_, tile(threads > 1 ? tile_order_[i] : i), picture); });
+    ready_ = true;
+}
+
+void Workspace::backward(const View& view, const SplatInputs& in, const PictureGradients& in_gradients,
+                         const SplatGradients& out, float* background, float* camera, int threads) {
+    require(ready_ && in.count == count_ && view.width == view_.width && view.height == view_.height,
+            "backward needs the workspace of the matching forward pass");
+    slots_.reserve(pairs_ * kSlot), tile_background_.reserve(3 * tile_count()),
+        block_camera_.reserve(block_count() * kCameraGradient);
+    PictureGradients picture = in_gradients;
+    picture.transmittance = transmittance_.data();
+    if (threads > 1) order_tiles();
+    parallel_for(threads, tile_count(), [&](int64_t i, int) {
+        const int64_t t = threads > 1 ? tile_order_[i] : i;
+        MIEN_KERNELS(tile_kernels).backward(view_, tile(t), picture, slots_.data(), tile_background_.data() + 3 * t);
+    });
+    SplatGradients gradients = out;
+    gradients.camera = camera != nullptr ? block_camera_.data() : nullptr;
+    if (camera != nullptr)
+        std::fill(block_camera_.data(), block_camera_.data() + block_count() * kCameraGradient, 0.0f);
+    parallel_for(threads, block_count(), [&](int64_t b, int) {
+        MIEN_KERNELS(splat_kernels)
+            .backward(view_, in, b * kSplatBlock, block_end(b), pair_count_.data(),
+                      slots_.data() + block_base_[b] * kSlot, gradients);
+    });
+    if (background != nullptr)
+        for (int c = 0; c < 3; ++c) {
+            double sum = 0;
+            for (int64_t t = 0; t < tile_count(); ++t) sum += tile_background_[3 * t + c];
+            background[c] = static_cast<float>(sum);
+        }
+    if (camera != nullptr)
+        for (int k = 0; k < kCameraGradient; ++k) {
+            double sum = 0;
+            for (int64_t b = 0; b < block_count(); ++b) sum += block_camera_[b * kCameraGradient + k];
+            camera[k] = static_cast<float>(sum);
+        }
+}
+
+}  // namespace mien

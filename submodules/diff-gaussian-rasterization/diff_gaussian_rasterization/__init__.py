@@ -1,0 +1,23 @@
+"""A differentiable rasteriser of 3D Gaussians for the CPU.
+
+`rasterize` is the full interface; `GaussianRasterizationSettings` and `GaussianRasterizer` are the one that projects
+know under this name.
+"""
+
+from __future__ import annotations
+
+from ._compatible import GaussianRasterizationSettings, GaussianRasterizer
+from ._library import NonFiniteError, isa_name, thread_count
+from ._rasterize import rasterize
+from ._rules import RULES, Rules
+
+__all__ = [
+    "GaussianRasterizationSettings",
+    "GaussianRasterizer",
+    "NonFiniteError",
+    "RULES",
+    "Rules",
+    "isa_name",
+    "rasterize",
+    "thread_count",
+]

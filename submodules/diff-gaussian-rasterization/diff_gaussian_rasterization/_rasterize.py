@@ -1,0 +1,228 @@
+"""`rasterize()`: pictures of 3D Gaussians with gradients to everything that is continuous."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _calls
+from ._calls import SPLAT_TENSORS, Lease, Workspace, address
+from ._library import thread_count
+from ._rules import RULES, Rules
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What of a picture is not a tensor."""
+
+    width: int
+    height: int
+    near: float
+    far: float
+    sh_degree: int
+    rules: Rules
+    threads: int
+
+
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> Tensor:
+    """A contiguous float32 CPU tensor of the given shape (strings stand for any size).
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    wanted = "[" + ", ".join(str(size) for size in shape) + "]"
+    fits = tensor.dim() == len(shape)
+    fits = fits and all(isinstance(w, str) or w == s for w, s in zip(shape, tensor.shape, strict=True))
+    if not fits:
+        raise ValueError(f"{name} must have shape {wanted}, got {list(tensor.shape)}")
+    if tensor.dtype != torch.float32:
+        raise ValueError(f"{name} must have dtype torch.float32, got {tensor.dtype}")
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{name} must be on the CPU, got {tensor.device}")
+    return tensor.contiguous()
+
+
+def _settings(picture: Picture, camera: Sequence[Tensor], centre: Tensor | None) -> _calls.Settings:
+    view, intrinsics, background = camera
+    rules = picture.rules
+    return _calls.Settings(
+        world_to_camera=address(view),
+        intrinsics=address(intrinsics),
+        background=address(background),
+        centre=address(centre),
+        near_plane=picture.near,
+        far_plane=picture.far,
+        eps2d=rules.eps2d,
+        alpha_max=rules.alpha_max,
+        stop=rules.stop,
+        width=picture.width,
+        height=picture.height,
+        normalise_quats=rules.normalise_quats,
+        square_extent=rules.square_extent,
+        clamp_passes_gradient=rules.clamp_passes_gradient,
+        antialias=rules.antialias,
+        symmetric_clamp=rules.symmetric_clamp,
+    )
+
+
+def _inputs(picture: Picture, splats: dict[str, Tensor | None]) -> _calls.SplatInputs:
+    means, sh = splats["means"], splats["sh"]
+    if means is None:
+        raise ValueError("means must be given")
+    return _calls.SplatInputs(
+        count=means.shape[0],
+        sh_coefficients=0 if sh is None else sh.shape[1],
+        sh_degree=picture.sh_degree,
+        **{name: address(tensor) for name, tensor in splats.items()},
+    )
+
+
+class _Rasterize(torch.autograd.Function):
+    """Arguments: picture, centre, then the eight of SPLAT_TENSORS, world_to_camera, intrinsics, background."""
+
+    @staticmethod
+    def forward(ctx: Any, picture: Picture, centre: Tensor | None, *tensors: Any) -> tuple[Tensor, ...]:
+        inputs = _inputs(picture, dict(zip(SPLAT_TENSORS, tensors[:-3], strict=True)))
+        image = torch.empty(3, picture.height, picture.width)
+        alpha, depth = (torch.empty(1, picture.height, picture.width) for _ in range(2))
+        radii = torch.empty(inputs.count, dtype=torch.int32)
+        outputs = _calls.PictureOutputs(*(address(tensor) for tensor in (image, alpha, depth, radii)))
+        lease = Workspace.take()
+        settings = _settings(picture, tensors[-3:], centre)
+        _calls.call("mien_rasterize_forward", lease.workspace, settings, inputs, outputs, threads=picture.threads)
+        ctx.mark_non_differentiable(radii)
+        ctx.set_materialize_grads(False)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(image, depth, centre, *tensors)
+            ctx.picture, ctx.lease = picture, lease
+        return image, alpha, depth, radii
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, g_image: Tensor | None, g_alpha: Tensor | None, g_depth: Tensor | None, _: Any
+    ) -> tuple[Any, ...]:
+        image, depth, centre, *tensors = ctx.saved_tensors
+        picture: Picture = ctx.picture
+        lease: Lease = ctx.lease
+        names = (*SPLAT_TENSORS, "world_to_camera", "intrinsics", "background")
+        wanted = dict(zip(names, ctx.needs_input_grad[2:], strict=True))
+        wanted["world_to_camera"] = wanted["intrinsics"] = wanted["world_to_camera"] or wanted["intrinsics"]
+        gradients = {
+            name: torch.empty_like(tensor) if wanted[name] and tensor is not None else None
+            for name, tensor in zip(names, tensors, strict=True)
+        }
+        g_image = torch.zeros_like(image) if g_image is None else g_image.contiguous()
+        g_alpha = torch.zeros_like(depth) if g_alpha is None else g_alpha.contiguous()
+        g_depth = None if g_depth is None else g_depth.contiguous()
+        pictures = _calls.PictureInputs(*(address(tensor) for tensor in (g_image, g_alpha, g_depth, image, depth)))
+        outputs = _calls.AllGradients(**{name: address(tensor) for name, tensor in gradients.items()})
+        inputs = _inputs(picture, dict(zip(SPLAT_TENSORS, tensors[:-3], strict=True)))
+        settings = _settings(picture, tensors[-3:], centre)
+        _calls.call(
+            "mien_rasterize_backward", lease.workspace, settings, inputs, pictures, outputs, threads=picture.threads
+        )
+        return None, None, *gradients.values()
+
+
+def rasterize_tensors(
+    picture: Picture,
+    splats: dict[str, Tensor | None],
+    camera: tuple[Tensor, Tensor, Tensor],
+    centre: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw checked tensors; `splats` by SPLAT_TENSORS name, `camera` = (world_to_camera, intrinsics, background)."""
+    return _Rasterize.apply(picture, centre, *(splats.get(name) for name in SPLAT_TENSORS), *camera)  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=64)
+def _checked_picture(
+    size: tuple[int, int], planes: tuple[float, float], sh_degree: int, rules: str | Rules, threads: int
+) -> Picture:
+    if isinstance(rules, str) and rules not in RULES:
+        raise ValueError(f"rules must be one of {', '.join(RULES)} or a Rules, got {rules!r}")
+    chosen = RULES[rules] if isinstance(rules, str) else rules
+    if isinstance(sh_degree, bool) or sh_degree not in (0, 1, 2, 3):
+        raise ValueError(f"sh_degree must be 0, 1, 2 or 3, got {sh_degree!r}")
+    for name, value in zip(("width", "height"), size, strict=True):
+        if not 1 <= value <= 65535:
+            raise ValueError(f"{name} must lie in 1 .. 65535, got {value!r}")
+    if not 0 < planes[0] < planes[1]:
+        raise ValueError(f"near must be positive and smaller than far, got near {planes[0]!r}, far {planes[1]!r}")
+    return Picture(*size, *planes, sh_degree, chosen, threads)
+
+
+def rasterize(  # noqa: PLR0913
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    sh: Tensor,
+    *,
+    sh_degree: int,
+    world_to_camera: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    near: float = 0.01,
+    far: float = 100.0,
+    background: Tensor,
+    screen_offsets: Tensor | None = None,
+    rules: str | Rules = "ours",
+    threads: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw 3D Gaussians (Kerbl et al., 3D Gaussian Splatting, 2023) on the CPU.
+
+    All tensors are float32 on the CPU; gradients flow to every one of them. The result does not depend on `threads`.
+
+    Args:
+        means: [N, 3] world space.
+        quats: [N, 4] (w, x, y, z), normalised inside.
+        scales: [N, 3] standard deviations.
+        opacities: [N] in [0, 1].
+        sh: [N, K, 3] real spherical harmonics, K >= (sh_degree + 1)^2; colour = max(0, 0.5 + sum basis * coefficient).
+        world_to_camera: [4, 4] OpenCV (x right, y down, z forward), acts on column vectors; its last row is not read.
+        intrinsics: [3, 3] pixels; fx, fy, cx, cy are read. The centre of the top-left pixel is (0.5, 0.5).
+        near, far: a splat is drawn if near <= z <= far.
+        background: [3].
+        screen_offsets: [N, 2] added to the screen means, in half images: (W / 2, H / 2) pixels per unit.
+        rules: "ours", "dgr" (diff-gaussian-rasterization), "gsplat15", or a `Rules`.
+        threads: None for the environment variable MIEN_THREADS, else the number of usable CPUs.
+
+    Returns:
+        image [3, H, W] over the background, alpha [1, H, W], depth [1, H, W] (sum of weight * camera z), and
+        radii [N] int32: three standard deviations of the longer axis in pixels, rounded up; 0 if not drawn.
+
+    Raises:
+        NonFiniteError: NaN or infinity; names the tensor and the first row.
+        ValueError: a tensor of another shape, dtype or device, or an option out of range.
+    """
+    picture = _checked_picture((width, height), (near, far), sh_degree, rules, thread_count(threads))
+    count = means.shape[0] if isinstance(means, Tensor) and means.dim() > 0 else 0
+    splats: dict[str, Tensor | None] = {
+        "means": check_tensor("means", means, (count, 3)),
+        "quats": check_tensor("quats", quats, (count, 4)),
+        "scales": check_tensor("scales", scales, (count, 3)),
+        "opacities": check_tensor("opacities", opacities, (count,)),
+        "sh": check_tensor("sh", sh, (count, "K", 3)),
+    }
+    needed = (sh_degree + 1) ** 2
+    if sh.shape[1] < needed:
+        raise ValueError(
+            f"sh must have shape [{count}, >= {needed}, 3] for sh_degree {sh_degree}, got {list(sh.shape)}"
+        )
+    if screen_offsets is not None:
+        splats["screen_offsets"] = check_tensor("screen_offsets", screen_offsets, (count, 2))
+    camera = (
+        check_tensor("world_to_camera", world_to_camera, (4, 4)),
+        check_tensor("intrinsics", intrinsics, (3, 3)),
+        check_tensor("background", background, (3,)),
+    )
+    return rasterize_tensors(picture, splats, camera)
