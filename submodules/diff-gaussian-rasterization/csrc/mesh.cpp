@@ -229,8 +229,8 @@ private:
 }  // namespace
 }  // namespace mien
 
-// Vertices with z > near_depth must lie within +-1048575 pixels, face indices within [0, vertex_count). Not checked here: the
-// caller reports which one is wrong.
+// Vertices with z > near_depth must lie within +-1048575 pixels, face indices within [0, vertex_count). Not checked here:
+// the caller reports which one is wrong.
 MIEN_API int mien_mesh_rasterize(const float* vertices, int64_t vertex_count, const int32_t* faces, int64_t face_count,
                                  int width, int height, float near_depth, int threads, int32_t* face_id,
                                  float* barycentrics, float* depth) {

@@ -1,8 +1,8 @@
 // Points in Morton order under a binary tree of bounding boxes; every point searches the tree with an exact bound.
 //
-// The order only decides how fast boxes are discarded (Karras, "Maximizing Parallelism in the Construction of BVHs, Octrees,
-// and k-d Trees", HPG 2012, uses it likewise); the distances found are exact whatever it is. The sum of the three smallest
-// is taken in ascending order, so neither ties nor threads can change a bit.
+// The order only decides how fast boxes are discarded (as in Karras, "Maximizing Parallelism in the Construction of BVHs,
+// Octrees, and k-d Trees", HPG 2012); the distances found are exact whatever it is. The sum of the three smallest is taken
+// in ascending order, so neither ties nor threads can change a bit.
 #include "neighbours.h"
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace knn {
 namespace {
 
 constexpr int kNeighbours = 3;
-constexpr std::int64_t kLeafPoints = 8;
+constexpr std::int64_t kLeafPoints = 16;
 constexpr std::int64_t kBlockPoints = 1024;
 constexpr int kMortonBits = 21;  // per axis
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -150,7 +150,10 @@ public:
         const std::int64_t home = leaves_ - 1 + self / kLeafPoints;
         visit_leaf(home, self, nearest);
         // From the own leaf to the root; at each step down into the sibling. The bound is tight before far boxes are met.
-        for (std::int64_t n = home; n > 0; n = (n - 1) / 2) descend(n % 2 == 1 ? n + 1 : n - 1, self, nearest);
+        for (std::int64_t n = home; n > 0; n = (n - 1) / 2) {
+            const std::int64_t sibling = n % 2 == 1 ? n + 1 : n - 1;
+            descend(sibling, bound(boxes_[sibling], points_[self]), self, nearest);
+        }
         const std::int64_t others = std::min<std::int64_t>(kNeighbours, static_cast<std::int64_t>(points_.size()) - 1);
         double sum = 0.0;
         for (std::int64_t k = 0; k < others; ++k) sum += nearest.squared[k];
@@ -173,8 +176,9 @@ private:
     double bound(const Box& box, const Point& p) const {
         double sum = 0.0;
         for (int axis = 0; axis < 3; ++axis) {
-            const double below = double(box.low[axis]) - p.position[axis], above = double(p.position[axis]) - box.high[axis];
-            const double gap = std::max({below, above, 0.0});
+            const double below = double(box.low[axis]) - p.position[axis];
+            const double above = double(p.position[axis]) - box.high[axis];
+            const double gap = std::max(std::max(below, above), 0.0);
             sum += gap * gap;
         }
         return sum;
@@ -196,13 +200,18 @@ private:
             if (i != self) nearest.offer(squared_distance(points_[i], points_[self]));
     }
 
-    void descend(std::int64_t node, std::int64_t self, Nearest& nearest) const {
-        if (!(bound(boxes_[node], points_[self]) < nearest.bound())) return;
+    // `least` is the bound of the node's box.
+    void descend(std::int64_t node, double least, std::int64_t self, Nearest& nearest) const {
+        if (!(least < nearest.bound())) return;
         if (node >= leaves_ - 1) return visit_leaf(node, self, nearest);
         std::int64_t near = 2 * node + 1, far = near + 1;
-        if (bound(boxes_[far], points_[self]) < bound(boxes_[near], points_[self])) std::swap(near, far);
-        descend(near, self, nearest);
-        descend(far, self, nearest);
+        double near_least = bound(boxes_[near], points_[self]), far_least = bound(boxes_[far], points_[self]);
+        if (far_least < near_least) {
+            std::swap(near, far);
+            std::swap(near_least, far_least);
+        }
+        descend(near, near_least, self, nearest);
+        descend(far, far_least, self, nearest);
     }
 
     const std::vector<Point>& points_;
