@@ -17,7 +17,7 @@ from scene.flame_gaussian_model import MOTION_FILE, PLY, FlameGaussianModel
 from scene.frames import Dataset
 from scene.rigs import RIGS
 from utils.contracts import Camera, Mesh, Motion, Rendered, Splats
-from utils.engine.checkpoint import read_json
+from utils.engine.checkpoint import read_object
 from utils.engine.options import Options, options_from_flags
 from utils.engine.run import OPTIONS
 from utils.errors import InputError
@@ -95,7 +95,7 @@ def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | N
     """
     if not (folder / OPTIONS).is_file():
         raise InputError(folder / OPTIONS, "", "is missing, expected a run folder", "Train first: train.py -m FOLDER.")
-    flat = {**read_json(folder / OPTIONS), "model_path": str(folder), **(overrides or {})}
+    flat = {**read_object(folder / OPTIONS), "model_path": str(folder), **(overrides or {})}
     options = options_from_flags(flat, folder / OPTIONS)
     saved = iterations_saved(folder)
     if not saved or (iteration != -1 and iteration not in saved):

@@ -9,7 +9,6 @@ renamed. A reader trusts only a checkpoint whose manifest verifies, and steps ba
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from utils.errors import EnvironmentFault, InputError
 from utils.io.atomic import fsync_folder, write_json
+from utils.io.json_files import read_json
 
 SCHEMA = 1
 KEEP = 2
@@ -67,13 +67,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: a file is missing, changed or of another schema.
     """
-    for name, expected in read_json(path / MANIFEST).items():
+    for name, expected in read_object(path / MANIFEST).items():
         if not (path / name).is_file():
             raise InputError(path / name, "", "is missing, expected the file that the manifest lists")
         found = describe(path / name)
         if found != expected:
             raise InputError(path / name, "", f"found {found}, expected {expected}", "The file was cut or changed.")
-    meta = read_json(path / META)
+    meta = read_object(path / META)
     if meta.get("schema") != SCHEMA:
         raise InputError(path / META, "schema", f"found {meta.get('schema')}, expected {SCHEMA}")
     try:
@@ -115,13 +115,9 @@ def describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(path, "", "is missing, expected a complete checkpoint") from error
-    except (ValueError, OSError) as error:
-        raise InputError(path, "", f"can't be read: {error}") from error
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that must hold an object; InputError otherwise."""
+    value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(path, "", f"found a {type(value).__name__}, expected an object")
     return value
