@@ -159,6 +159,28 @@ def _checked_picture(
     return Picture(*size, *planes, sh_degree, chosen, threads)
 
 
+def _checked_splats(
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], screen_offsets: Tensor | None, sh_degree: int
+) -> dict[str, Tensor | None]:
+    means, quats, scales, opacities, sh = tensors
+    count = means.shape[0] if isinstance(means, Tensor) and means.dim() > 0 else 0
+    splats: dict[str, Tensor | None] = {
+        "means": check_tensor("means", means, (count, 3)),
+        "quats": check_tensor("quats", quats, (count, 4)),
+        "scales": check_tensor("scales", scales, (count, 3)),
+        "opacities": check_tensor("opacities", opacities, (count,)),
+        "sh": check_tensor("sh", sh, (count, "K", 3)),
+    }
+    needed = (sh_degree + 1) ** 2
+    if sh.shape[1] < needed:
+        raise ValueError(
+            f"sh must have shape [{count}, >= {needed}, 3] for sh_degree {sh_degree}, got {list(sh.shape)}"
+        )
+    if screen_offsets is not None:
+        splats["screen_offsets"] = check_tensor("screen_offsets", screen_offsets, (count, 2))
+    return splats
+
+
 def rasterize(  # noqa: PLR0913
     means: Tensor,
     quats: Tensor,
@@ -205,21 +227,7 @@ def rasterize(  # noqa: PLR0913
         ValueError: a tensor of another shape, dtype or device, or an option out of range.
     """
     picture = _checked_picture((width, height), (near, far), sh_degree, rules, thread_count(threads))
-    count = means.shape[0] if isinstance(means, Tensor) and means.dim() > 0 else 0
-    splats: dict[str, Tensor | None] = {
-        "means": check_tensor("means", means, (count, 3)),
-        "quats": check_tensor("quats", quats, (count, 4)),
-        "scales": check_tensor("scales", scales, (count, 3)),
-        "opacities": check_tensor("opacities", opacities, (count,)),
-        "sh": check_tensor("sh", sh, (count, "K", 3)),
-    }
-    needed = (sh_degree + 1) ** 2
-    if sh.shape[1] < needed:
-        raise ValueError(
-            f"sh must have shape [{count}, >= {needed}, 3] for sh_degree {sh_degree}, got {list(sh.shape)}"
-        )
-    if screen_offsets is not None:
-        splats["screen_offsets"] = check_tensor("screen_offsets", screen_offsets, (count, 2))
+    splats = _checked_splats((means, quats, scales, opacities, sh), screen_offsets, sh_degree)
     camera = (
         check_tensor("world_to_camera", world_to_camera, (4, 4)),
         check_tensor("intrinsics", intrinsics, (3, 3)),
