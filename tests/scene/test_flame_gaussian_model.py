@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from arguments import read_preset
 from scene.flame_gaussian_model import MOTION_FILE, PLY, FlameGaussianModel
 from scene.gaussian_model import ModelOptions
 from scene.rigs import FlameRig
 from tests.scene.avatars import TIMESTEPS, avatar, motion, rig
 from utils.contracts import Mesh, Motion
 from utils.engine.build import HEAD_EXTENTS, read_motion, scene_extent
-from utils.engine.optimiser import Optimiser, OptimiserOptions
+from utils.engine.optimiser import Optimiser
+from utils.engine.options import options_from_flags
 from utils.errors import InputError
 from utils.maths.rotations import axis_angle_to_matrix, quaternion_to_matrix
 
@@ -109,7 +111,8 @@ def test_extent_comes_from_the_head(tmp_path: Path) -> None:
 def test_rates_of_the_original(tmp_path: Path) -> None:
     """GaussianAvatars, section 4: position rate log-linear from 5e-3 to 5e-5 times the extent; SH degree every 1000."""
     model = avatar(tmp_path)
-    adam = Optimiser(OptimiserOptions(iterations=600_000), model, 1.2, True)
+    options = options_from_flags(read_preset("gaussian_avatars"), "preset").optimiser
+    adam = Optimiser(options, model, 1.2, True)
     for step, rate, degree in ((0, 5e-3, 0), (300_000, 5e-4, 3), (600_000, 5e-5, 3), (1999, None, 1)):
         adam.schedule(step)
         assert rate is None or adam.rates["means"] == pytest.approx(1.2 * rate)

@@ -1,4 +1,4 @@
-"""The built-in subject: its model is readable, its files have the layout of an export, its pictures lie where the numbers say."""
+"""The built-in subject: readable model, layout of an export, pictures that lie where the numbers say."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def model(subject: Path) -> FlameModel:
     return FlameModel(load_flame(subject / "model/demo_head.pkl"))
 
 
+@pytest.fixture(scope="module")
+def head() -> template.Template:
+    return template.build()
+
+
 def posed(model: FlameModel, folder: Path, timestep: int, static: bool = True, **changes: np.ndarray) -> np.ndarray:
     """Vertices [V, 3] of a stored timestep."""
     with np.load(folder / f"capture/flame_param/{timestep:05d}.npz") as file:
@@ -54,12 +59,19 @@ def project(vertices: np.ndarray, frame: dict, cy: float) -> np.ndarray:
 
 
 def overlap(model: FlameModel, folder: Path, frame: dict, cy: float) -> tuple[float, float]:
-    """Of the projected mesh and the matte: intersection over union, and the share of the mesh outside (hair only adds)."""
+    """Intersection over union of the projected mesh and the matte, and the share of the mesh outside the matte."""
     vertices = posed(model, folder, frame["timestep_index"])
     mesh, _, _ = rasterize_mesh(project(vertices, frame, cy), model.faces.numpy(), frame["w"], frame["h"])
-    matte = cv2.imread(str(folder / "capture" / frame["fg_mask_path"]), cv2.IMREAD_UNCHANGED) > 127
+    matte = read(folder / "capture" / frame["fg_mask_path"]) > 127
     mesh = mesh >= 0
     return float((mesh & matte).sum() / (mesh | matte).sum()), float((mesh & ~matte).sum() / mesh.sum())
+
+
+def read(path: Path) -> np.ndarray:
+    """Pixels as stored (BGR, or one channel)."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image
 
 
 def frames(folder: Path, split: str = "") -> list[dict]:
@@ -85,8 +97,7 @@ def test_model_is_in_flames_format(subject: Path, model: FlameModel) -> None:
     assert assets.template[masks["left_ear"], 0].min() > 0 > assets.template[masks["right_ear"], 0].max()
 
 
-def test_mesh_is_sound() -> None:
-    head = template.build()
+def test_mesh_is_sound(head: template.Template) -> None:
     assert head.faces.min() == 0 and head.faces.max() == len(head.vertices) - 1
     assert len(np.unique(head.faces)) == len(head.vertices)
     corners = head.vertices[head.faces]
@@ -99,8 +110,7 @@ def test_mesh_is_sound() -> None:
 
 
 @pytest.mark.parametrize("name", ["blink left", "blink right"])
-def test_blink_closes_one_eye(name: str) -> None:
-    head = template.build()
+def test_blink_closes_one_eye(head: template.Template, name: str) -> None:
     moved = head.vertices + rig.expressions(head)[..., rig.EXPRESSIONS.index(name)]
 
     def opening(points: np.ndarray, side: int) -> float:
@@ -112,8 +122,7 @@ def test_blink_closes_one_eye(name: str) -> None:
     assert opening(moved, -side) == opening(head.vertices, -side)
 
 
-def test_jaw_opens_the_mouth(model: FlameModel, subject: Path) -> None:
-    head = template.build()
+def test_jaw_opens_the_mouth(head: template.Template, model: FlameModel, subject: Path) -> None:
     middle = (head.part == 0) & (head.column == 0)
     upper, lower = (int(np.flatnonzero(middle & (head.lip == sign))[0]) for sign in (1, -1))
     rest = {name: np.zeros((1, size), np.float32) for name, size in GROUPS.items()}
@@ -155,14 +164,16 @@ def test_splits_and_fields(subject: Path) -> None:
     assert len(every) == CAMERAS * TIMESTEPS == len(train) + len(val) + len(test)
     assert {f["camera_index"] for f in val} == {8} and {f["timestep_index"] for f in val} == {0, 1, 2}
     assert {f["timestep_index"] for f in test} == {3} and len({f["camera_index"] for f in test}) == CAMERAS
-    fields = "timestep_index timestep_index_original timestep_id camera_index camera_id cx cy fl_x fl_y w h camera_angle_x"
+    fields = (
+        "timestep_index timestep_index_original timestep_id camera_index camera_id cx cy fl_x fl_y w h camera_angle_x"
+    )
     fields += " camera_angle_y transform_matrix file_path fg_mask_path flame_param_path"
     for frame in every:
         assert set(frame) == set(fields.split())
         assert abs(frame["cx"] - SIZE / 2) > 0.4 and abs(frame["cy"] - SIZE / 2) > 0.4  # pixels off the centre
-        image = cv2.imread(str(subject / "capture" / frame["file_path"]))
+        image = read(subject / "capture" / frame["file_path"])
         assert image.shape == (SIZE, SIZE, 3)
-        matte = cv2.imread(str(subject / "capture" / frame["fg_mask_path"]), cv2.IMREAD_UNCHANGED)
+        matte = read(subject / "capture" / frame["fg_mask_path"])
         assert matte.shape == (SIZE, SIZE) and (image[matte == 0] == 255).all()
         assert 0.2 < (matte > 127).mean() < 0.8 and image[matte == 255].std() > 25
 
@@ -187,6 +198,11 @@ def test_same_seed_same_bytes(subject: Path, tmp_path: Path) -> None:
 
 def test_seed_changes_the_motion() -> None:
     assert not np.array_equal(motion.truth(8, 0)["expr"], motion.truth(8, 1)["expr"])
+
+
+def test_finished_subject_is_kept(subject: Path) -> None:
+    with pytest.raises(InputError, match="finished subject"):
+        capture.make(subject, SIZE, CAMERAS, TIMESTEPS, seed=4, threads=1)
 
 
 def test_flags_are_checked(tmp_path: Path) -> None:

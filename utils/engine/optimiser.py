@@ -21,11 +21,11 @@ class OptimiserOptions:
     """Number of steps and learning rates."""
 
     iterations: int = field(default=30_000, metadata={"help": "training steps; derived schedules follow it"})
-    position_lr_init: float = field(default=0.005, metadata={"help": "local positions, times the scene extent"})
-    position_lr_final: float = field(default=0.00005, metadata={"help": "at position_lr_max_steps, log-linear"})
+    position_lr_init: float = field(default=0.02, metadata={"help": "local positions, times the scene extent"})
+    position_lr_final: float = field(default=0.0002, metadata={"help": "at position_lr_max_steps, log-linear"})
     position_lr_delay_mult: float = field(default=0.01, metadata={"help": "of the original; without effect there too"})
     position_lr_max_steps: int = field(default=-1, metadata={"help": "-1: --iterations"})
-    feature_lr: float = field(default=0.0025, metadata={"help": "colour; higher SH degrees get a 20th"})
+    feature_lr: float = field(default=0.005, metadata={"help": "colour; higher SH degrees get a 20th"})
     opacity_lr: float = field(default=0.05, metadata={"help": "opacity (logit)"})
     scaling_lr: float = field(default=0.017, metadata={"help": "local scale (log)"})
     rotation_lr: float = field(default=0.001, metadata={"help": "local rotation"})
