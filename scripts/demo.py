@@ -29,13 +29,9 @@ def run(title: str, script: str, *arguments: str) -> None:
 def show(folder: Path) -> None:
     """Print the table of metrics and the files worth opening."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    print(f"\n{metrics['gaussians']} Gaussians after {metrics['iteration']} iterations in {metrics['train_seconds']:.0f} s, "
-          f"{metrics['fps']:.0f} FPS, peak memory {metrics['peak_memory_mb']:.0f} MB")  # fmt: skip
-    for split, row in metrics["splits"].items():
-        numbers = {name: value for name, value in row.items() if isinstance(value, float)}
-        print(f"{split:5s}" + "  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
-    size = f"{metrics['gaussians']} Gaussians after {metrics['iteration']} iterations in {metrics['train_seconds']:.0f} s"
-    print(f"\n{size}, {metrics['fps']:.0f} FPS, peak memory {metrics['peak_memory_mb']:.0f} MB")
+    size = f"{metrics['gaussians']} Gaussians after {metrics['iteration']} iterations"
+    cost = f"{metrics['train_seconds']:.0f} s, {metrics['fps']:.0f} FPS, peak memory {metrics['peak_memory_mb']:.0f} MB"
+    print(f"\n{size}, {cost}")
     for split, row in metrics["splits"].items():
         numbers = {name: value for name, value in row.items() if isinstance(value, float)}
         print(f"{split:5s}" + "  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))

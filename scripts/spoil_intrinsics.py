@@ -1,7 +1,7 @@
 """Copy a capture with its principal points spoilt, to prove that training uses them and uses them right.
 
-`centre` moves every principal point to the image centre; `unflipped` writes cy so that the reader's bottom-up rule has the
-effect of leaving the flip out. Train on the copy and compare.
+`centre` moves every principal point to the image centre; `unflipped` writes cy so that the reader's bottom-up rule has
+the effect of leaving the flip out. Train on the copy and compare.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def one_torch_thread() -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real inputs, beside the checkout or at $MIEN_SHARED; tests that need it skip where it is absent."""
+    """The folder with real inputs, beside the checkout or at $MIEN_SHARED; tests that need it skip without it."""
     folder = Path(os.environ.get("MIEN_SHARED", ROOT.parent / "shared"))
     if not (folder / "data").is_dir():
         pytest.skip(f"real inputs are not on this machine: {folder}/data does not exist (set MIEN_SHARED)")

@@ -45,7 +45,11 @@ class FiniteGuard:
             return self.note(step, view, terms, gradients)
         if bool(terms.total.isfinite()) and all(bool(grad.sum().isfinite()) for grad in gradients.values()):
             return None
-        bad = [f"loss term {name} ({float(value)})" for name, value in terms.values.items() if not value.isfinite()]
+        bad = [
+            f"loss term {name} ({float(value.detach())})"
+            for name, value in terms.values.items()
+            if not value.isfinite()
+        ]
         bad += [f"gradient of {name} ({int((~grad.isfinite()).sum())} values)"
                 for name, grad in gradients.items() if not bool(grad.isfinite().all())]  # fmt: skip
         if not bad:  # only a sum overflowed: every value is finite
