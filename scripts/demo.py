@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("output/demo"), help="run folder, replaced if it holds a run")
     parser.add_argument("--control", action="store_true", help="the control: one Gaussian per face, no FLAME tuning")
     options, extra = parser.parse_known_args()
+    options.subject, options.run = options.subject.resolve(), options.run.resolve()
     model, capture = options.subject / "model", options.subject / "capture"
     started = time.monotonic()
     if not (capture / "transforms_test.json").is_file():
