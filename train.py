@@ -41,7 +41,8 @@ def train(options: Options) -> None:
         options.densification, options.optimiser.iterations, extent, options.run.seed, options.data.white_background
     )
     strategy.start(avatar)
-    run = Run(options, data.fingerprint, (avatar, optimiser, strategy))
+    inputs = {"source_path": data.fingerprint, "flame_model": avatar.rig.flame.fingerprint}
+    run = Run(options, inputs, (avatar, optimiser, strategy))
     report = Reporter(run, data, avatar, render, (*loss.notes, optimiser.note))
     guard = FiniteGuard(options.run.device != "cpu", run.checkpoint)
 
@@ -59,6 +60,7 @@ def train(options: Options) -> None:
         optimiser.step(allowed)
         strategy.refine(step, avatar, optimiser)
         report.step(step, frame, terms, image)
+    guard.poll()
 
 
 def main(argv: list[str]) -> None:

@@ -19,7 +19,7 @@ from scene.densification import STRATEGIES
 from tests.tiny import write_tiny
 from utils.engine.build import load_run
 from utils.engine.checkpoint import TENSORS, list_checkpoints
-from utils.errors import run_main
+from utils.errors import InputError, run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 24
@@ -161,9 +161,23 @@ def test_folder_rules(tmp_path: Path, flags: list[str], calm: Path, capsys: pyte
     before = digests(calm)
     assert run(calm, flags) == 2 and "already holds a run" in capsys.readouterr().err
     assert run(tmp_path / "none", flags, "--resume") == 2 and not (tmp_path / "none").exists()
+    assert run(tmp_path / "none", flags, "--resume", str(tmp_path / "no")) == 2 and not (tmp_path / "none").exists()
     assert run(calm, flags, "--resume", "--opacity_lr", "0.1") == 2
     assert "opacity_lr" in capsys.readouterr().err
     assert digests(calm) == before
+
+
+def test_another_flame_file_is_refused(tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Same counts, other numbers: another edition must not slip in on resume or when rendering."""
+    folder = tmp_path / "run"
+    assert run(folder, flags) == 0
+    other = tmp_path / "other.pkl"
+    content = Path(flags[flags.index("--flame_model") + 1]).read_bytes()
+    other.write_bytes(content.replace(b"tiny", b"tinx"))
+    assert run(folder, flags, "--flame_model", str(other), "--resume") == 2
+    assert "flame_model" in capsys.readouterr().err
+    with pytest.raises(InputError, match="trained with"):
+        load_run(folder, overrides={"flame_model": str(other)})
 
 
 def test_two_runs_in_one_folder(tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from scene.rigs import RIGS
 from utils.contracts import Camera, Mesh, Motion, Rendered, Splats
 from utils.engine.checkpoint import read_object
 from utils.engine.options import Options, options_from_flags
-from utils.engine.run import OPTIONS
+from utils.engine.run import OPTIONS, RUN_FACTS
 from utils.errors import InputError
 
 Render = Callable[[Splats, Camera, Tensor], Rendered]
@@ -104,9 +104,19 @@ def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | N
     avatar_folder = folder / "point_cloud" / f"iteration_{chosen}"
     dataset = open_data(options)
     rig = RIGS["flame"](options.rig, read_motion(avatar_folder / MOTION_FILE), avatar_folder, options.run.device)
+    check_flame(folder, rig.flame.fingerprint, options.rig.flame_model)
     avatar = FlameGaussianModel.load(avatar_folder, rig, options.run.device)
     render = build_renderer(options.run.rasterizer, options.run.threads or None)
     return LoadedRun(options, dataset, avatar, render, chosen)
+
+
+def check_flame(folder: Path, fingerprint: str, path: str) -> None:
+    """Refuse another FLAME file than the one that the run was trained with: editions do not mix."""
+    facts = read_object(folder / RUN_FACTS) if (folder / RUN_FACTS).is_file() else {}
+    trained = facts.get("inputs", {}).get("flame_model", fingerprint)
+    if trained != fingerprint:
+        raise InputError(path or "--flame_model", "", f"has SHA-256 {fingerprint[:12]}, the run was trained with "
+                         f"{trained[:12]}", "Give the FLAME file of the run.")  # fmt: skip
 
 
 def read_motion(path: Path) -> Motion:

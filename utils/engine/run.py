@@ -11,14 +11,14 @@ import signal
 import string
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from utils.engine.checkpoint import list_checkpoints, load_checkpoint, newest_good, save_checkpoint
+from utils.engine.checkpoint import MANIFEST, list_checkpoints, load_checkpoint, newest_good, save_checkpoint
 from utils.engine.log import Log
 from utils.engine.options import Options, due_at, flags_from_options
 from utils.errors import EnvironmentFault, InputError, MienError
@@ -50,13 +50,13 @@ class Run:
     """The run folder and its clock.
 
     Args:
-        options: everything the run depends on. fingerprint: of the dataset; a resumed run must have the same.
-        parts: what a checkpoint holds besides the step.
+        options: everything the run depends on. inputs: fingerprints of the files it depends on, by flag; a resumed run
+            must have the same. parts: what a checkpoint holds besides the step.
     """
 
-    def __init__(self, options: Options, fingerprint: str, parts: tuple[Stateful, ...]) -> None:
+    def __init__(self, options: Options, inputs: Mapping[str, str], parts: tuple[Stateful, ...]) -> None:
         chosen, iterations = options.run, options.optimiser.iterations
-        self.folder, self.options, self.fingerprint, self.parts = Path(chosen.model_path), options, fingerprint, parts
+        self.folder, self.options, self.inputs, self.parts = Path(chosen.model_path), options, dict(inputs), parts
         self.evaluate_at = due_at(chosen.test_iterations, chosen.interval, iterations)
         self.save_at = due_at(chosen.save_iterations, chosen.interval, iterations)
         self.checkpoint_at = due_at(chosen.checkpoint_iterations, chosen.interval, iterations)
@@ -91,8 +91,9 @@ class Run:
         else:
             path = Path(wanted)
             tensors, meta = load_checkpoint(path)
-        if meta["dataset"] != self.fingerprint:
-            raise InputError(path, "dataset", "was made from other data", "Resume with the same -s and its options.")
+        for flag, fingerprint in self.inputs.items():
+            if meta["inputs"].get(flag) != fingerprint:
+                raise InputError(path, flag, "the run was made from other files", "Resume with the files of the run.")
         for flag, value in flags_from_options(self.options).items():
             if flag not in FREE and meta["options"].get(flag) != value:
                 raise InputError(path, flag, f"found {meta['options'].get(flag)!r}, the command line says {value!r}",
@@ -134,7 +135,7 @@ class Run:
         tensors: dict[str, Tensor] = {}
         for part in self.parts:
             tensors.update(part.state_dict())
-        meta: dict[str, Any] = {"dataset": self.fingerprint, "options": flags_from_options(self.options),
+        meta: dict[str, Any] = {"inputs": self.inputs, "options": flags_from_options(self.options),
                                 "train_seconds": self.elapsed()}  # fmt: skip
         save_checkpoint(self.folder / CHECKPOINTS, step, tensors, meta)
 
@@ -144,7 +145,7 @@ class Run:
 
     def write_facts(self, step: int, gaussians: int) -> None:
         """Write `run.json`: what metrics.py reports beside the quality."""
-        write_json(self.folder / RUN_FACTS, {"iteration": step, "gaussians": gaussians,
+        write_json(self.folder / RUN_FACTS, {"iteration": step, "gaussians": gaussians, "inputs": self.inputs,
                                              "train_seconds": round(self.elapsed(), 3),
                                              "peak_memory_mb": round(peak_memory_mb(), 1)})  # fmt: skip
 
@@ -173,6 +174,8 @@ def choose_folder(options: Options) -> None:
                          "or choose another -m.")  # fmt: skip
     if run.resume == "latest" and not holds_run:
         raise InputError(folder, "", "holds no run to resume", "Start without --resume.")
+    if run.resume not in ("", "latest") and not (Path(run.resume) / MANIFEST).is_file():
+        raise InputError(run.resume, "", "is no checkpoint", "Give a folder RUN/checkpoints/step_N, or --resume alone.")
 
 
 def lock_folder(folder: Path) -> int:
