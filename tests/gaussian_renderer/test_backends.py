@@ -109,6 +109,15 @@ def test_native_gradients_are_those_of_the_reference(scene: str) -> None:
         assert (rows > 5e-5).float().mean() <= 0.01, (name, rows.topk(min(5, len(rows))))
 
 
+@pytest.mark.parametrize("name", ["native", "reference"])
+@pytest.mark.parametrize("z, drawn", [(0.5, False), (0.5001, True), (1.9999, True), (2.0, False)])
+def test_both_planes_themselves_are_outside(name: str, z: float, drawn: bool) -> None:
+    one = shell(1, dtype=torch.float32)
+    one = replace(one, means=torch.tensor([[0.0, 0.0, z]]), opacities=torch.ones(1))
+    view = Camera(torch.eye(4), camera(16, 16, torch.float32).intrinsics, 16, 16, near=0.5, far=2.0)
+    assert bool(usable(name)(one, view, background(torch.float32)).visible[0]) == drawn
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_native_gives_the_same_bits_on_any_number_of_threads(threads: int) -> None:
     one = usable("native") and build_renderer("native", 1)

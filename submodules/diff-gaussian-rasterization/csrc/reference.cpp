@@ -95,7 +95,7 @@ Splat make_splat(const Scene& s, const Pinhole<double>& camera, int64_t i) {
     p.projection.x += s.screen_offsets[2 * i] * 0.5 * s.width;
     p.projection.y += s.screen_offsets[2 * i + 1] * 0.5 * s.height;
     p.conic = make_conic(covariance_2d(p.projection.row0, p.projection.row1, p.root), s.eps2d);
-    p.drawn = p.projection.point.z >= s.near_plane && p.projection.point.z <= s.far_plane && p.opacity * 255.0 >= 1.0;
+    p.drawn = p.projection.point.z > s.near_plane && p.projection.point.z < s.far_plane && p.opacity * 255.0 >= 1.0;
     p.direction = direction(camera.centre, p.mean, p.inverse_distance);
     basis_of(s.sh_degree, p.direction, p.basis);
     for (int c = 0; c < 3; ++c) {

@@ -16,7 +16,7 @@ struct View {
     float rotation[9], translation[3], centre[3];
     float fx, fy, cx, cy;
     float x_low, x_high, y_low, y_high;  // clamp of x/z, y/z inside the Jacobian
-    float near_plane, far_plane;         // drawn if near <= z <= far
+    float near_plane, far_plane;         // drawn if near < z < far
     float eps2d;                         // added to both variances of the 2D covariance, pixels^2
     float alpha_max;
     float stop;  // a pixel is live while its transmittance stays >= stop

@@ -212,7 +212,7 @@ def rasterize(  # noqa: PLR0913
         sh: [N, K, 3] real spherical harmonics, K >= (sh_degree + 1)^2; colour = max(0, 0.5 + sum basis * coefficient).
         world_to_camera: [4, 4] OpenCV (x right, y down, z forward), acts on column vectors; its last row is not read.
         intrinsics: [3, 3] pixels; fx, fy, cx, cy are read. The centre of the top-left pixel is (0.5, 0.5).
-        near, far: a splat is drawn if near <= z <= far.
+        near, far: a splat is drawn if near < z < far.
         background: [3].
         screen_offsets: [N, 2] added to the screen means, in half images: (W / 2, H / 2) pixels per unit.
         rules: "ours", "dgr" (diff-gaussian-rasterization), "gsplat15", or a `Rules`.

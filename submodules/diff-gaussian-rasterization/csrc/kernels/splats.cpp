@@ -96,8 +96,8 @@ Extent extent(const View& view, const Group& g, Float log2_opacity) {
         e.x0 = max(e.x0, sx0), e.y0 = max(e.y0, sy0);
         e.x1 = keep(reached, min(e.x1, sx1)), e.y1 = min(e.y1, sy1);
     }
-    e.drawn = e.drawn & (g.conic.determinant < Float(1e36f)) & (p.point.z >= Float(view.near_plane)) &
-              (p.point.z <= Float(view.far_plane));
+    e.drawn = e.drawn & (g.conic.determinant < Float(1e36f)) & (p.point.z > Float(view.near_plane)) &
+              (p.point.z < Float(view.far_plane));
     return e;
 }
 
