@@ -24,9 +24,9 @@ MAX_WORLD_SCALE = 0.1  # of the scene extent
 class GradientOptions:
     """When Gaussians are added and removed. A negative iteration is derived from --iterations."""
 
-    densify_from_iter: int = field(default=-1, metadata={"help": "first iteration (exclusive); -1: 10 %% of all"})
-    densify_until_iter: int = field(default=-1, metadata={"help": "last iteration; -1: 60 %% of all"})
-    densification_interval: int = field(default=-1, metadata={"help": "iterations between rounds; -1: 3 %% of all"})
+    densify_from_iter: int = field(default=-1, metadata={"help": "first iteration (exclusive); -1: 10 % of all"})
+    densify_until_iter: int = field(default=-1, metadata={"help": "last iteration; -1: 60 % of all"})
+    densification_interval: int = field(default=-1, metadata={"help": "iterations between rounds; -1: 3 % of all"})
     densify_grad_threshold: float = field(default=3e-4, metadata={"help": "mean screen gradient (NDC) that adds"})
     percent_dense: float = field(default=0.01, metadata={"help": "clone below, split above this share of the extent"})
     opacity_reset_interval: int = field(default=-1, metadata={"help": "iterations between opacity resets; -1: never"})

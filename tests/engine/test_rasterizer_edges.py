@@ -63,12 +63,12 @@ def test_too_faint_to_see(opacity: float) -> None:
     assert_empty(p)
 
 
-def test_near_and_far_are_inclusive() -> None:
+def test_both_planes_themselves_are_outside() -> None:
     p = head_on(1, 20, 12)
-    assert render(p, 20, 12, near=1.0)[3].item() > 0
-    assert render(p, 20, 12, near=0.5, far=1.0)[3].item() > 0
-    assert render(p, 20, 12, near=1.0001)[3].item() == 0
-    assert render(p, 20, 12, near=0.5, far=0.9999)[3].item() == 0
+    assert render(p, 20, 12, near=0.9999)[3].item() > 0
+    assert render(p, 20, 12, near=0.5, far=1.0001)[3].item() > 0
+    assert render(p, 20, 12, near=1.0)[3].item() == 0
+    assert render(p, 20, 12, near=0.5, far=1.0)[3].item() == 0
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (17, 1), (16, 16), (15, 33)])

@@ -34,7 +34,7 @@ class OptimiserOptions:
     flame_pose_lr: float = field(default=1e-4, metadata={"help": "FLAME rotation, neck, jaw, eyes (radians)"})
     flame_update: str = field(default="rows", metadata={"help": "rows: only timesteps seen; dense: all, as upstream"})
     scene_extent: str = field(default="head", metadata={"help": "length unit: head (mesh size) or cameras (upstream)"})
-    sh_interval: int = field(default=1000, metadata={"help": "iterations between raising the SH degree"})
+    sh_interval: int = field(default=-1, metadata={"help": "iterations a SH degree lasts; -1: 10 % of all"})
 
 
 class Optimiser:
@@ -78,7 +78,8 @@ class Optimiser:
         share = min(1.0, step / end)
         start, final = options.position_lr_init * self.extent, options.position_lr_final * self.extent
         self.rates["means"] = start ** (1.0 - share) * final**share
-        self.avatar.sh_degree = min(step // max(1, options.sh_interval), self.avatar.max_sh_degree)
+        every = options.sh_interval if options.sh_interval > 0 else max(1, options.iterations // 10)
+        self.avatar.sh_degree = min(step // every, self.avatar.max_sh_degree)
 
     def step(self, allowed: Tensor | None) -> None:
         """Update everything that has a gradient and clear the gradients.
