@@ -68,13 +68,16 @@ def parse_arguments(argv: list[str]) -> tuple[RenderOptions, dict[str, Any]]:
     return options, {name: value for name, value in typed.items() if name in OVERRIDES}
 
 
-def render_run(run: LoadedRun, options: RenderOptions) -> float:
+def render_run(run: LoadedRun, options: RenderOptions, camera: str) -> float:
     """Render every split that isn't skipped and has frames, and write `render.json`. Returns frames per second.
+
+    Args:
+        camera: given to render.py, names the folders (`test_8`); "-1": the run's own cameras.
 
     Raises:
         InputError: no frames are left.
     """
-    folder, camera = Path(options.model_path), str(run.options.data.select_camera_id)
+    folder = Path(options.model_path)
     suffix = "" if camera == "-1" else "_" + re.sub(r"[^\w.-]", "_", camera)
     skipped = {"train": options.skip_train, "val": options.skip_val, "test": options.skip_test}
     splits = {name: split for name, split in run.dataset.splits().items() if len(split) and not skipped[name]}
@@ -151,7 +154,7 @@ def main(argv: list[str]) -> None:
     run = load_run(Path(options.model_path), options.iteration, overrides)
     if run.options.run.device == "cpu":
         torch.set_num_threads(1)  # the native kernels have their own threads
-    fps = render_run(run, options)
+    fps = render_run(run, options, str(overrides.get("select_camera_id", "-1")))
     if not options.quiet:
         print(f"{options.model_path}: rendered iteration {run.iteration}; posing and drawing alone: {fps:.1f} fps")
 

@@ -15,6 +15,7 @@ from gaussian_renderer import build_renderer
 from scene.cameras import camera_extent
 from scene.densification import STRATEGIES
 from scene.frames import index_at
+from scene.rigs import load_face_model
 from utils.engine.build import build_avatar, open_data, scene_extent
 from utils.engine.device import check_device
 from utils.engine.guard import FiniteGuard
@@ -29,8 +30,9 @@ from utils.losses import LossContext, build_losses
 def train(options: Options) -> None:
     """Train one avatar from the options; every file goes to the run folder."""
     choose_folder(options)
+    face = load_face_model(options.rig, options.run.device)
     data = open_data(options)
-    avatar = build_avatar(options, data)
+    avatar = build_avatar(options, data, face)
     render = build_renderer(options.run.rasterizer, options.run.threads or None)
     loss = build_losses(options.losses, options.run.threads or None)
     extent = scene_extent(options.optimiser.scene_extent, avatar.rig.rest_mesh(), camera_extent(data.train.cameras))
@@ -43,11 +45,12 @@ def train(options: Options) -> None:
     strategy.start(avatar)
     inputs = {"source_path": data.fingerprint, "flame_model": avatar.rig.flame.fingerprint}
     run = Run(options, inputs, (avatar, optimiser, strategy))
-    report = Reporter(run, data, avatar, render, (*loss.notes, optimiser.note))
     guard = FiniteGuard(options.run.device != "cpu", run.checkpoint)
+    report = Reporter(run, data, avatar, render, guard)
+    report.say(*loss.notes, optimiser.note)
 
     for step in run.steps():
-        frame = data.train[index_at(options.run.seed, step - 1, len(data.train))]
+        frame = data.train[index_at(options.run.seed, step - 1, len(data.train))].to(options.run.device)
         optimiser.schedule(step)
         frames = avatar.frames(frame.timestep)
         image = render(avatar.place(frames), frame.camera, frame.background)

@@ -1,4 +1,4 @@
-"""Command line -> Options. Precedence: defaults < --config preset < the run's saved options < what was typed.
+"""Command line -> Options. Precedence: defaults < --config preset < what was typed.
 
 The flags themselves are declared as dataclass fields by the components that use them; `utils/engine/options.py` lists
 the groups. Here is only the machinery: flags, presets, the saved options of a run.
@@ -11,12 +11,13 @@ from typing import Any
 
 import yaml
 
-from arguments.check import check
 from arguments.flags import OneLineParser, add_flags
+from utils.engine.check import check
 from utils.engine.options import GROUPS, Options, known_flags, options_from_flags
 from utils.errors import InputError
 
 PRESETS = Path(__file__).parent / "presets"
+PATHS = ("source_path", "data_root", "flame_model", "flame_masks", "cache_dir")
 
 
 def parse(argv: list[str], program: str) -> Options:
@@ -32,7 +33,11 @@ def parse(argv: list[str], program: str) -> Options:
     typed = vars(parser.parse_args(argv))
     config = typed.get("config", "default")
     typed.pop("debug")
-    options = options_from_flags({**read_preset(config), **typed, "config": config}, "command line")
+    flat = {**read_preset(config), **typed, "config": config}
+    for name in PATHS:  # a run must open from any folder later
+        if flat.get(name):
+            flat[name] = str(Path(flat[name]).expanduser().absolute())
+    options = options_from_flags(flat, "command line")
     check(options)
     return options
 

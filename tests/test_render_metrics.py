@@ -173,7 +173,7 @@ def test_a_disk_error_in_a_thread_is_not_lost(failing: int, tmp_path: Path, monk
 
 
 def test_skipping_and_camera_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--skip_train", "--skip_val", "False"]
+    flags = ["--skip_train", "--skip_val", "False", "--select_camera_id", "cam/8"]
     assert run_render(monkeypatch, tmp_path, *flags, run=fake_run(camera="cam/8")) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["render.json", "test_cam_8", "val_cam_8"]
     assert run_main(metrics.main, ["-m", str(tmp_path), "--quiet"]) == 0

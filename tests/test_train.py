@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,15 +112,21 @@ train.run_main(train.main, {[*flags, "-m", str(tmp_path / "run")]!r})
     assert digests(tmp_path / "run") == digests(calm)
 
 
-STATE = ("columns.shN", "binding", "flame.expr", "optimiser.means.exp_avg", "optimiser.count", "optimiser.expr.steps",
-         "densification.gradient", "optimiser.rotation.exp_avg_sq")  # fmt: skip
+def state_names() -> list[str]:
+    """Everything a checkpoint holds that may matter to what follows."""
+    columns = ("means", "sh0", "shN", "opacities", "scales", "quats")
+    motion = ("rotation", "neck_pose", "jaw_pose", "eyes_pose", "translation", "expr")
+    moments = [f"optimiser.{name}.{m}" for name in (*columns, *motion) for m in ("exp_avg", "exp_avg_sq")]
+    return [*(f"columns.{name}" for name in columns), "binding", *(f"flame.{name}" for name in motion), *moments,
+            "optimiser.count", *(f"optimiser.{name}.steps" for name in motion), "densification.gradient",
+            "densification.seen"]  # fmt: skip
 
 
-@pytest.mark.parametrize("lost", STATE)
+@pytest.mark.parametrize("lost", ["nothing", *state_names()])
 def test_every_part_of_the_state_matters(
     tmp_path: Path, flags: list[str], calm: Path, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mutation check: a checkpoint that forgets one item must not end in the same bits."""
+    """Mutation check: a checkpoint that forgets one item must not end in the same bits; one that forgets none must."""
     from utils.engine import run as run_module
 
     folder = tmp_path / "run"
@@ -130,13 +137,17 @@ def test_every_part_of_the_state_matters(
 
     def forgetful(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
         tensors, meta = original(path)
-        state = tensors[lost]
-        tensors[lost] = torch.roll(state, 1, 0) if lost == "binding" else torch.zeros_like(state)
+        if lost != "nothing":
+            state = tensors[lost]
+            tensors[lost] = torch.roll(state, 1, 0) if lost == "binding" else torch.zeros_like(state)
         return tensors, meta
 
     monkeypatch.setattr(run_module, "load_checkpoint", forgetful)
     resumed = run(folder, flags, "--resume", str(folder / "checkpoints" / "step_0000010"))
-    assert resumed != 0 or digests(folder) != digests(calm)
+    if lost == "optimiser.count":  # Adam refuses to divide by a bias correction of zero, or other bits come out
+        assert resumed != 0 or digests(folder) != digests(calm)
+    else:
+        assert resumed == 0 and (digests(folder) == digests(calm)) == (lost == "nothing")
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -190,12 +201,33 @@ def test_two_runs_in_one_folder(tmp_path: Path, flags: list[str], capsys: pytest
     assert run(tmp_path / "run", flags) == 0
 
 
+def test_a_refused_overwrite_leaves_the_run_alone(tmp_path: Path, flags: list[str], calm: Path) -> None:
+    assert run(tmp_path / "run", flags) == 0
+    assert run(tmp_path / "run", flags, "--overwrite", "--opacity_lr", "nan") == 2
+    assert digests(tmp_path / "run") == digests(calm)
+
+
+def test_what_a_power_cut_leaves_does_not_stop_a_resume(tmp_path: Path, flags: list[str], calm: Path) -> None:
+    """Junk at the end of the log, half a checkpoint, a lost avatar."""
+    folder = tmp_path / "run"
+    assert run(folder, flags) == 0
+    with open(folder / "log.csv", "ab") as file:
+        file.write(b"9,tr\0\0\0\xff\xfe\n")
+    leftover = folder / "checkpoints" / ".step_0000020.tmp-abcd"
+    leftover.mkdir()
+    shutil.rmtree(folder / "point_cloud" / f"iteration_{STEPS}")
+    assert run(folder, flags, "--resume") == 0
+    assert digests(folder) == digests(calm) and not leftover.exists()
+
+
 def test_overwrite_starts_anew(tmp_path: Path, flags: list[str], calm: Path) -> None:
     assert run(tmp_path / "run", flags, "--seed", "5") == 0
     (tmp_path / "run" / "notes.txt").write_text("mine")
+    (tmp_path / "run" / "val_8" / "ours_24").mkdir(parents=True)
     assert run(tmp_path / "run", flags, "--overwrite") == 0
     assert digests(tmp_path / "run") == digests(calm)
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "run" / "val_8" / "ours_24").exists()
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))

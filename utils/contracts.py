@@ -14,7 +14,7 @@ Conventions, valid everywhere:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -48,6 +48,11 @@ class Frame:
     timestep: int  # row of `Motion`
     camera_id: str
     name: str  # stem of the image file, for messages
+
+    def to(self, device: torch.device | str) -> Frame:
+        mask = None if self.mask is None else self.mask.to(device)
+        moved = {"image": self.image.to(device), "mask": mask, "background": self.background.to(device)}
+        return replace(self, camera=self.camera.to(device), **moved)
 
 
 @dataclass(frozen=True)

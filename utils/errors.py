@@ -7,10 +7,13 @@ Exit codes: 2 bad input, 3 environment (disk, permission, lock, device), 4 numer
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 
 class MienError(Exception):
@@ -54,16 +57,29 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+class Terminated(MienError):
+    """SIGTERM outside the training loop (which saves and stops by itself)."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+def on_terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated("stopped by SIGTERM")
+
+
 def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
     """Run a command line program under the error contract and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    before = signal.signal(signal.SIGTERM, on_terminate)  # an exception, so that half-written files are cleaned up
     try:
         return main(arguments) or 0
-    except MienError as error:
+    except (MienError, OSError, MemoryError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        print(f"error: {one_line(str(error) or type(error).__name__)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, MienError) else EnvironmentFault.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)

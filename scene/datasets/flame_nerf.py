@@ -136,7 +136,9 @@ def make_splits(records: dict[str, list[FrameRecord]], options: DataOptions, cac
         chosen = [i for i, (_, split) in enumerate(everything) if split in members]
         return Split([views[i] for i in chosen], [slots[i] for i in chosen], store, background)
 
-    return {"train": deal(["train"] if options.eval else SPLITS), "val": deal(["val"]), "test": deal(["test"])}
+    if not options.eval:  # nothing is held out, so nothing may be reported as held out
+        return {"train": deal(SPLITS), "val": deal([]), "test": deal([])}
+    return {split: deal([split]) for split in SPLITS}
 
 
 def make_picture(record: FrameRecord, options: DataOptions) -> Picture:

@@ -142,7 +142,7 @@ class GradientStrategy:
         return {**state, "densification.pruned": torch.tensor(self.pruned)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.statistics = {name: state[f"densification.{name}"].clone() for name in self.statistics}
+        self.statistics = {n: state[f"densification.{n}"].to(old.device) for n, old in self.statistics.items()}
         self.pruned = int(state["densification.pruned"])
 
 

@@ -20,7 +20,7 @@ class RigOptions:
     """The face model and whether its motion is trained."""
 
     flame_model: str = field(default="", metadata={"help": "FLAME model pickle (default: flame_model/assets/flame)"})
-    flame_masks: str = field(default="", metadata={"help": "FLAME_masks.pkl (default: beside the model)"})
+    flame_masks: str = field(default="", metadata={"help": "FLAME_masks.pkl, checked when given"})
     disable_flame_static_offset: bool = field(default=False, metadata={"help": "ignore the tracked static offset"})
     not_finetune_flame_params: bool = field(default=False, metadata={"help": "keep the tracked motion as it is"})
 
@@ -53,8 +53,8 @@ def load_face_model(options: RigOptions, device: torch.device | str) -> FlameMod
     return FlameModel(assets.with_teeth()).to(device)
 
 
-def build_flame(options: RigOptions, motion: Motion, source: Path, device: torch.device | str) -> FlameRig:
-    return FlameRig(load_face_model(options, device), motion, source, device, not options.disable_flame_static_offset)
+def build_flame(options: RigOptions, face: FlameModel, motion: Motion, source: Path) -> FlameRig:
+    return FlameRig(face, motion, source, face.template.device, not options.disable_flame_static_offset)
 
 
 RIGS = {

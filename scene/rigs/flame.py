@@ -40,14 +40,14 @@ class FlameRig:
     ) -> None:
         self.flame = flame
         self.parameters = {name: motion.per_frame[name].to(device).clone().requires_grad_() for name in MOTION}
-        check_widths(self.parameters, flame, source)
+        check_widths({**self.parameters, "shape": motion.static["shape"][None]}, flame, source)
         shape, offset = motion.static["shape"], motion.static.get("static_offset") if use_static_offset else None
         self.shape = shape.to(device)
-        self.static_offset = fit_offset(offset, flame.n_vertices, source, device)
+        self.static_offset = fit_offset(offset, flame, source, "static_offset")
         dynamic = motion.per_frame.get("dynamic_offset")
         self.dynamic_offset = None
         if dynamic is not None and bool(dynamic.any()):
-            self.dynamic_offset = fit_offset(dynamic, flame.n_vertices, source, device)
+            self.dynamic_offset = fit_offset(dynamic, flame, source, "dynamic_offset")
         self.identity = flame.fold_identity(self.shape, self.static_offset)
 
     @property
@@ -91,21 +91,23 @@ def check_widths(parameters: Mapping[str, Tensor], flame: FlameModel, source: st
         width = WIDTHS.get(name)
         if width is not None and values.shape[1:] != (width,):
             raise InputError(source, name, f"found {list(values.shape[1:])} values a timestep, expected [{width}]")
-        if name == "expr" and values.shape[1] > flame.n_expr:
-            raise InputError(source, name, f"found {values.shape[1]} expression values, the model has {flame.n_expr}",
+        most = {"expr": flame.n_expr, "shape": flame.n_shape}.get(name)
+        if most is not None and values.shape[1] > most:
+            raise InputError(source, name, f"found {values.shape[1]} values, the model has {most} directions",
                              "Use the FLAME edition that the sequence was tracked with.")  # fmt: skip
 
 
-def fit_offset(offset: Tensor | None, n_vertices: int, source: str | Path, device: torch.device | str) -> Tensor:
-    """Bring a per-vertex offset [..., V', 3] to the model's vertices: shorter ones (tracked without teeth) get zeros.
+def fit_offset(offset: Tensor | None, flame: FlameModel, source: str | Path, name: str) -> Tensor:
+    """Bring a per-vertex offset [..., V', 3] to the model's vertices: one tracked without the added teeth gets zeros.
 
     Raises:
         InputError: an offset for more vertices than the model has, or for another topology.
     """
+    n_vertices, added_teeth, device = flame.n_vertices, flame.n_added_teeth, flame.template.device
     if offset is None:
         return torch.zeros(n_vertices, 3, device=device)
     found = offset.shape[-2]
-    if found > n_vertices or found < n_vertices - 120:
-        raise InputError(source, "static_offset", f"found {found} vertices, the model has {n_vertices}",
+    if found not in (n_vertices, n_vertices - added_teeth):
+        raise InputError(source, name, f"found {found} vertices, the model has {n_vertices}",
                          "Use the FLAME edition that the sequence was tracked with.")  # fmt: skip
     return torch.nn.functional.pad(offset.to(device), (0, 0, 0, n_vertices - found))

@@ -29,7 +29,10 @@ def test_both_forms_of_booleans(words: list[str], value: bool) -> None:
     (["--eval", "maybe"], "--eval"), (["--iterations", "ten"], "--iterations"), (["--iteration", "10"], "--iteration"),
     (["--use_vgg", "1"], "--use_vgg"), (["--rasterizer", "metal"], "rasterizer"), (["--config", "nope"], "nope"),
     (["--iterations", "0"], "--iterations"), (["--sh_degree", "4"], "--sh_degree"),
-    (["--resume", "--overwrite"], "--overwrite")])  # fmt: skip
+    (["--resume", "--overwrite"], "--overwrite"), (["--opacity_lr", "nan"], "opacity_lr"),
+    (["--densify_grad_threshold", "inf"], "densify_grad_threshold"), (["--position_lr_init", "-1"], "position_lr_init"),
+    (["--init_opacity", "1"], "init_opacity"), (["--interval", "0"], "--interval"), (["--rotation_lr", "-1"], "rotat"),
+    (["--test_iterations", "0", "5"], "--test_iterations"), (["--threads", "99999"], "--threads")])  # fmt: skip
 def test_bad_flags_are_one_input_error(words: list[str], named: str) -> None:
     with pytest.raises(InputError) as caught:
         parse([*SOURCE, *words], "train.py")

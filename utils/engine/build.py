@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flame_model import FlameModel
 from gaussian_renderer import build_renderer
 from scene.datasets import open_dataset
 from scene.datasets.flame_params import STATIC, read_flame_params
 from scene.flame_gaussian_model import MOTION_FILE, PLY, FlameGaussianModel
 from scene.frames import Dataset
-from scene.rigs import RIGS
+from scene.rigs import RIGS, load_face_model
 from utils.contracts import Camera, Mesh, Motion, Rendered, Splats
+from utils.engine.check import check
 from utils.engine.checkpoint import read_object
+from utils.engine.device import check_device
 from utils.engine.options import Options, options_from_flags
 from utils.engine.run import OPTIONS, RUN_FACTS
 from utils.errors import InputError
@@ -52,7 +55,7 @@ def open_data(options: Options) -> Dataset:
     return dataset
 
 
-def build_avatar(options: Options, dataset: Dataset) -> FlameGaussianModel:
+def build_avatar(options: Options, dataset: Dataset, face: FlameModel) -> FlameGaussianModel:
     """The avatar before its first step; InputError if there is nothing to train it on."""
     if not len(dataset.train):
         raise InputError(options.data.source_path, "", "has no training frames",
@@ -60,7 +63,7 @@ def build_avatar(options: Options, dataset: Dataset) -> FlameGaussianModel:
     device = options.run.device
     if dataset.motion is None:
         raise InputError(dataset.source, "", "holds no motion")
-    rig = RIGS["flame"](options.rig, dataset.motion, dataset.source, device)
+    rig = RIGS["flame"](options.rig, face, dataset.motion, dataset.source)
     return FlameGaussianModel.on_rig(rig, options.model, options.run.seed, device)
 
 
@@ -97,26 +100,40 @@ def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | N
         raise InputError(folder / OPTIONS, "", "is missing, expected a run folder", "Train first: train.py -m FOLDER.")
     flat = {**read_object(folder / OPTIONS), "model_path": str(folder), **(overrides or {})}
     options = options_from_flags(flat, folder / OPTIONS)
+    check(options)
+    check_device(options.run.device)
     saved = iterations_saved(folder)
-    if not saved or (iteration != -1 and iteration not in saved):
+    if not saved:
+        raise InputError(
+            folder / "point_cloud", "", "holds no saved avatar", "Continue the run: train.py ... --resume."
+        )
+    if iteration != -1 and iteration not in saved:
         raise InputError(folder / "point_cloud", f"iteration_{iteration}", f"not found, saved are {saved}")
     chosen = saved[-1] if iteration == -1 else iteration
     avatar_folder = folder / "point_cloud" / f"iteration_{chosen}"
     dataset = open_data(options)
-    rig = RIGS["flame"](options.rig, read_motion(avatar_folder / MOTION_FILE), avatar_folder, options.run.device)
-    check_flame(folder, rig.flame.fingerprint, options.rig.flame_model)
+    face = load_face_model(options.rig, options.run.device)
+    check_inputs(folder, {"source_path": dataset.fingerprint, "flame_model": face.fingerprint})
+    rig = RIGS["flame"](options.rig, face, read_motion(avatar_folder / MOTION_FILE), avatar_folder)
     avatar = FlameGaussianModel.load(avatar_folder, rig, options.run.device)
     render = build_renderer(options.run.rasterizer, options.run.threads or None)
     return LoadedRun(options, dataset, avatar, render, chosen)
 
 
-def check_flame(folder: Path, fingerprint: str, path: str) -> None:
-    """Refuse another FLAME file than the one that the run was trained with: editions do not mix."""
+def check_inputs(folder: Path, found: Mapping[str, str]) -> None:
+    """Refuse other files than those that the run was trained with: FLAME editions and sequences do not mix.
+
+    Args:
+        found: fingerprints by flag; `run.json` holds those of the run.
+    """
     facts = read_object(folder / RUN_FACTS) if (folder / RUN_FACTS).is_file() else {}
-    trained = facts.get("inputs", {}).get("flame_model", fingerprint)
-    if trained != fingerprint:
-        raise InputError(path or "--flame_model", "", f"has SHA-256 {fingerprint[:12]}, the run was trained with "
-                         f"{trained[:12]}", "Give the FLAME file of the run.")  # fmt: skip
+    trained = facts.get("inputs", {})
+    if not isinstance(trained, dict):
+        raise InputError(folder / RUN_FACTS, "inputs", f"found {trained!r}, expected fingerprints by flag")
+    for flag, fingerprint in found.items():
+        if trained.get(flag, fingerprint) != fingerprint:
+            raise InputError(f"--{flag}", "", f"has fingerprint {fingerprint[:12]}, the run was trained with "
+                             f"{str(trained[flag])[:12]}", "Give the files of the run.")  # fmt: skip
 
 
 def read_motion(path: Path) -> Motion:

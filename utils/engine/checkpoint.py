@@ -67,7 +67,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: a file is missing, changed or of another schema.
     """
-    for name, expected in read_object(path / MANIFEST).items():
+    manifest = read_object(path / MANIFEST)
+    if set(manifest) != {TENSORS, META}:
+        raise InputError(path / MANIFEST, "", f"lists {sorted(manifest)}, expected {[META, TENSORS]}")
+    for name, expected in manifest.items():
         if not (path / name).is_file():
             raise InputError(path / name, "", "is missing, expected the file that the manifest lists")
         found = describe(path / name)

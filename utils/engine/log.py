@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
+
+from utils.io.atomic import atomic_file
 
 CSV_FIELDS = ("step", "split", "name", "value")
 PLAIN_EVERY = 15.0  # seconds between plain lines off a terminal
@@ -34,7 +35,7 @@ class Log:
         self.csv_path = folder / "log.csv"
         keep_rows(self.csv_path, first)
         self.csv = open(self.csv_path, "a", newline="", encoding="utf-8")
-        self.writer = csv.writer(self.csv)
+        self.writer = csv.writer(self.csv, lineterminator="\n")
         self.tensorboard = SummaryWriter(str(folder), purge_step=first + 1 if first else None)
         self.averages: dict[str, float] = {}
         self.step = first
@@ -78,12 +79,17 @@ class Log:
 
 
 def keep_rows(path: Path, last: int) -> None:
-    """Keep the header and the rows up to step `last`; make the file if there is none."""
+    """Keep the header and the rows up to step `last`; make the file if there is none.
+
+    What a power cut left at its end (half a row, zeros) is dropped.
+    """
     rows: list[list[str]] = []
     if path.is_file() and last:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if len(row) == 4 and row[0].isdigit() and int(row[0]) <= last]
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([list(CSV_FIELDS), *rows])
-    os.replace(temporary, path)
+        text = path.read_bytes().decode("utf-8", "replace").replace("\0", "")
+        rows = [row for row in csv.reader(text.splitlines()) if len(row) == 4 and is_step(row[0], last)]
+    with atomic_file(path, "w") as file:
+        csv.writer(file, lineterminator="\n").writerows([list(CSV_FIELDS), *rows])
+
+
+def is_step(text: str, last: int) -> bool:
+    return text.isascii() and text.isdigit() and int(text) <= last

@@ -68,7 +68,9 @@ class Optimiser:
             self.motion_rates = {name: rates[group] for group, names in MOTION_GROUPS.items() for name in names}
         self.moments = {name: zero_moments(column) for name, column in avatar.columns.items()}
         self.motion_moments = {name: zero_moments(avatar.rig.parameters[name]) for name in self.motion_rates}
-        self.row_steps = {name: torch.zeros(avatar.rig.timesteps) for name in self.motion_rates}
+        self.row_steps = {
+            name: torch.zeros_like(avatar.rig.parameters[name][:, 0], requires_grad=False) for name in self.motion_rates
+        }
         self.count = 0
 
     def schedule(self, step: int) -> None:
@@ -132,7 +134,7 @@ class Optimiser:
             for name, (first, _) in table.items():
                 pair = (state[f"optimiser.{name}.exp_avg"], state[f"optimiser.{name}.exp_avg_sq"])
                 table[name] = (pair[0].to(first.device).clone(), pair[1].to(first.device).clone())
-        self.row_steps = {name: state[f"optimiser.{name}.steps"].clone() for name in self.row_steps}
+        self.row_steps = {name: state[f"optimiser.{name}.steps"].to(old.device) for name, old in self.row_steps.items()}
 
 
 def zero_moments(parameter: Tensor) -> tuple[Tensor, Tensor]:

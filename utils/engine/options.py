@@ -5,6 +5,7 @@ Every flag is a field of the Options dataclass of the component that uses it; th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -81,6 +82,8 @@ def options_from_flags(flat: Mapping[str, Any], source: str | Path) -> Options:
             raise InputError(source, name, "is no flag", "`python train.py --help` lists every flag.")
         if not fits(value, hints[name]):
             raise InputError(source, name, f"found {value!r}, expected {type_name(hints[name])}")
+        if hints[name] is float and not math.isfinite(value):
+            raise InputError(source, name, f"found {value!r}, expected a finite number")
         if name in CHOICES and value not in CHOICES[name]:
             raise InputError(source, name, f"found {value!r}, expected one of {', '.join(CHOICES[name])}")
     groups = {title: build_group(group, flat, hints) for title, group in COMPONENTS.items()}

@@ -9,8 +9,9 @@ import torch
 from scene.flame_gaussian_model import FlameGaussianModel
 from scene.frames import Dataset
 from utils.contracts import Frame, Rendered, Terms
-from utils.engine.build import Render
+from utils.engine.build import Render, iterations_saved
 from utils.engine.evaluate import evaluate
+from utils.engine.guard import FiniteGuard
 from utils.engine.run import Run
 from utils.io.atomic import write_json
 
@@ -18,21 +19,21 @@ SHOW_EVERY, RECORD_EVERY = 10, 100  # iterations
 
 
 class Reporter:
-    """Does, after each step, what is due at it.
+    """Does, after each step, what is due at it. Nothing is kept before the guard has been asked."""
 
-    Args:
-        notes: lines for the log about what computes what on this machine.
-    """
-
-    def __init__(
-        self, run: Run, data: Dataset, avatar: FlameGaussianModel, render: Render, notes: tuple[str, ...]
-    ) -> None:
-        self.run, self.data, self.avatar, self.render = run, data, avatar, render
+    def __init__(self, run: Run, data: Dataset, avatar: FlameGaussianModel, render: Render, guard: FiniteGuard) -> None:
+        self.run, self.data, self.avatar, self.render, self.guard = run, data, avatar, render, guard
         write_cameras(run, data)
-        for note in notes:
-            run.log.say(note)
+        end = run.options.optimiser.iterations
+        if run.first == end and end not in iterations_saved(run.folder):
+            self.save(end)  # a finished run that lost its avatar gets it back from the checkpoint
         if run.options.run.port:
             run.log.say("--port: there is no viewer yet, nothing listens")
+
+    def say(self, *notes: str) -> None:
+        """Lines for people, such as what computes what on this machine."""
+        for note in notes:
+            self.run.log.say(note)
 
     def step(self, step: int, frame: Frame, terms: Terms, rendered: Rendered) -> None:
         """Report a finished step."""
@@ -45,13 +46,19 @@ class Reporter:
             run.log.progress(step, values, len(self.avatar))
             if step % RECORD_EVERY == 0 or last:
                 run.log.scalars(step, "train", {**values, "gaussians": len(self.avatar)})
+        if step in run.evaluate_at | run.save_at | run.checkpoint_at:
+            self.guard.poll()
         if step in run.evaluate_at:
             self.evaluate(step)
         if step in run.save_at:
-            self.avatar.save(run.folder / "point_cloud" / f"iteration_{step}")
-            run.write_facts(step, len(self.avatar))
+            self.save(step)
         if step in run.checkpoint_at:
             run.checkpoint(step)
+
+    def save(self, step: int) -> None:
+        """Save the avatar and the facts about the run so far."""
+        self.avatar.save(self.run.folder / "point_cloud" / f"iteration_{step}")
+        self.run.write_facts(step, len(self.avatar))
 
     @torch.no_grad()
     def evaluate(self, step: int) -> None:

@@ -65,6 +65,8 @@ class Run:
         self.lock = lock_folder(self.folder)
         if chosen.overwrite:
             clear_folder(self.folder)
+        for leftover in [*self.folder.glob(".*.tmp-*"), *self.folder.glob("*/.*.tmp-*")]:
+            remove(leftover)  # of a run that was killed while it wrote; the lock is ours, so nobody writes them now
         try:
             self.first = self.restore()
             self.write_options()
@@ -107,6 +109,8 @@ class Run:
         """Save the options as JSON, and as the `cfg_args` text that old tools read."""
         flat = flags_from_options(self.options)
         write_json(self.folder / OPTIONS, flat)
+        camera = str(flat["select_camera_id"])
+        flat = {**flat, "select_camera_id": int(camera) if camera.lstrip("-").isdigit() else camera}
         with atomic_file(self.folder / "cfg_args", "w") as file:
             file.write(f"Namespace({', '.join(f'{name}={value!r}' for name, value in flat.items())})\n")
 
@@ -206,11 +210,14 @@ def clear_folder(folder: Path) -> None:
     names = (CHECKPOINTS, "point_cloud", "train", "val", "test", OPTIONS, RUN_FACTS, "cfg_args", "log.csv",
              "cameras.json", "render.json", "metrics.json", "results.json", "per_view.json",
              "metrics_per_view.json", "contact_sheet.png")  # fmt: skip
-    for path in [folder / name for name in names] + [
-        *folder.glob("events.out.tfevents.*"),
-        *folder.glob("t*_*/ours_*"),
-    ]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    rendered = [path for split in ("train", "val", "test") for path in folder.glob(f"{split}_*/ours_*")]
+    for path in [folder / name for name in names] + rendered + [*folder.glob("events.out.tfevents.*")]:
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

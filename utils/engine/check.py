@@ -1,0 +1,46 @@
+"""Rules that span several options: each a condition that must not hold, the flags it names and what to do."""
+
+from __future__ import annotations
+
+from utils.engine.options import Options
+from utils.errors import InputError
+
+MOST_ITERATIONS, MOST_THREADS = 10**9, 1024
+RATES = ("feature_lr", "opacity_lr", "scaling_lr", "rotation_lr", "flame_expr_lr", "flame_trans_lr", "flame_pose_lr")
+
+
+def check(options: Options) -> None:
+    """Raise InputError for the first rule that the options break."""
+    run, optimiser, data, model = options.run, options.optimiser, options.data, options.model
+    iterations, threads = optimiser.iterations, run.threads
+    rules = [
+        (not data.source_path, "--source_path", "is missing", "Give the dataset folder: -s FOLDER."),
+        (not 1 <= iterations <= MOST_ITERATIONS, "--iterations", f"found {iterations}, expected 1 to 10^9", ""),
+        (not 0 <= model.sh_degree <= 3, "--sh_degree", f"found {model.sh_degree}, expected 0 to 3", ""),
+        (not 0 < model.init_opacity < 1, "--init_opacity", f"found {model.init_opacity}, expected between 0 and 1", ""),
+        (model.init_scale <= 0, "--init_scale", f"found {model.init_scale}, expected > 0", ""),
+        (run.seed < 0, "--seed", f"found {run.seed}, expected >= 0", ""),
+        (not 0 <= threads <= MOST_THREADS, "--threads", f"found {threads}, expected 0 to {MOST_THREADS}", ""),
+        (run.device != "cpu" and run.rasterizer == "native", "--device", f"found {run.device}, but --rasterizer native "
+         "runs on cpu", "Use --rasterizer gsplat on a GPU, or --device cpu."),
+        (run.resume != "" and run.overwrite, "--overwrite", "contradicts --resume", "Give one of the two."),
+    ]  # fmt: skip
+    for name in ("position_lr_init", "position_lr_final"):
+        value = getattr(optimiser, name)
+        rules.append((value <= 0, f"--{name}", f"found {value}, expected > 0", "The rate falls log-linearly."))
+    dense = options.densification
+    for name in ("densification_interval", "opacity_reset_interval"):
+        value = getattr(dense, name)
+        rules.append((value == 0, f"--{name}", "found 0, expected >= 1, or -1", ""))
+    rules.append((run.interval == 0, "--interval", "found 0, expected >= 1, or -1", ""))
+    rules.append((dense.densify_grad_threshold < 0, "--densify_grad_threshold", "is negative, expected >= 0", ""))
+    for name in RATES:
+        rules.append(
+            (getattr(optimiser, name) < 0, f"--{name}", f"found {getattr(optimiser, name)}, expected >= 0", "")
+        )
+    for name in ("test_iterations", "save_iterations", "checkpoint_iterations"):
+        early = [step for step in getattr(run, name) if step < 1]
+        rules.append((bool(early), f"--{name}", f"found {early}, expected iterations from 1", ""))
+    for broken, flag, problem, advice in rules:
+        if broken:
+            raise InputError("command line", flag, problem, advice)
