@@ -13,13 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from flame_model import FlameModel, load_flame
 from scripts.demo_subject import motion, rig, template
 from scripts.demo_subject.picture import Artist
 from utils.errors import EnvironmentFault, InputError
 from utils.io.atomic import atomic_file, write_json
+from utils.io.progress import progress
 from utils.maths.random import generator
 
 Array = np.ndarray
@@ -205,7 +205,7 @@ def make(output: Path, size: int, camera_count: int, timesteps: int, seed: int, 
     _artist = Artist(head, seed, detail=1.0 if size > 128 else 0.375)
     jobs = [(posed[t], view, capture, f"{t:05d}_{c:02d}.png") for t in range(timesteps) for c, view in enumerate(views)]
     with ProcessPoolExecutor(threads, mp_context=get_context("fork")) as pool:
-        for _ in tqdm(pool.map(_draw, jobs, chunksize=4), total=len(jobs), desc="pictures", unit="img"):
+        for _ in progress(pool.map(_draw, jobs, chunksize=4), len(jobs), "pictures"):
             pass
     write_transforms(capture, views, timesteps)
 
