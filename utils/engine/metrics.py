@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+
+from utils.losses.photometric import ssim_map
 
 PSNR_CEILING = 100.0  # dB; two equal images would give infinity, which has no mean and no place in JSON
-SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 
 Scores = dict[str, float | None]  # None: not defined for this view
 
@@ -63,11 +61,7 @@ def l1(image: Tensor, truth: Tensor) -> float:
 
 def ssim(image: Tensor, truth: Tensor) -> float:
     """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004, eq. 13), mean over pixels and channels."""
-    mean_a, mean_b, aa, bb, ab = _blur(torch.cat([image, truth, image**2, truth**2, image * truth])).chunk(5)
-    variance_a, variance_b, covariance = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
-    likeness = (2 * mean_a * mean_b + SSIM_C1) * (2 * covariance + SSIM_C2)
-    norm = (mean_a**2 + mean_b**2 + SSIM_C1) * (variance_a + variance_b + SSIM_C2)
-    return float((likeness / norm).double().mean())
+    return float(ssim_map(image, truth).double().mean())
 
 
 def score(image: Tensor, truth: Tensor, mask: Tensor | None) -> Scores:
@@ -94,24 +88,3 @@ def _decibels(mean_squared_error: float) -> float:
     if mean_squared_error <= 0:
         return PSNR_CEILING
     return min(PSNR_CEILING, -10 * math.log10(mean_squared_error))
-
-
-@cache
-def _gaussian_taps() -> tuple[float, ...]:
-    taps = [math.exp(-((i - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2)) for i in range(SSIM_WINDOW)]
-    return tuple(tap / sum(taps) for tap in taps)
-
-
-def _blur(channels: Tensor) -> Tensor:
-    """Separable Gaussian window with zero padding, [C, H, W] -> [C, H, W].
-
-    Sums of shifted images, not a convolution: cuDNN's may run in TF32, whose 10 bits don't survive the differences
-    E[a^2] - E[a]^2 above.
-    """
-    reach = SSIM_WINDOW // 2
-    for dim, padding in ((1, (0, 0, reach, reach)), (2, (reach, reach, 0, 0))):
-        size, padded = channels.shape[dim], pad(channels, padding)
-        channels = torch.zeros_like(channels)
-        for shift, tap in enumerate(_gaussian_taps()):
-            channels.add_(padded.narrow(dim, shift, size), alpha=tap)
-    return channels

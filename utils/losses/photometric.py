@@ -84,13 +84,18 @@ def l1(image: Tensor, target: Tensor) -> Tensor:
 
 def ssim(image: Tensor, target: Tensor) -> Tensor:
     """Mean structural similarity of two images [C, H, W] in [0, 1]."""
+    return ssim_map(image, target).mean()
+
+
+def ssim_map(image: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity of two images [C, H, W] in [0, 1] at every pixel, [C, H, W]."""
     stack = torch.stack([image, target, image * image, target * target, image * target])
     mean_x, mean_y, square_x, square_y, product = _Blur.apply(stack)
     variance_x, variance_y = square_x - mean_x * mean_x, square_y - mean_y * mean_y
     covariance = product - mean_x * mean_y
     numerator = (2 * mean_x * mean_y + C1) * (2 * covariance + C2)
     denominator = (mean_x * mean_x + mean_y * mean_y + C1) * (variance_x + variance_y + C2)
-    return (numerator / denominator).mean()
+    return numerator / denominator
 
 
 class _Blur(torch.autograd.Function):
