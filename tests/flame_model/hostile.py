@@ -90,7 +90,12 @@ def calls(marker: str) -> dict[str, bytes]:
 
 
 def opcodes() -> dict[str, bytes]:
-    """Refused, malformed or over-sized opcodes."""
+    """Refused, malformed or over-sized opcodes, and stacks that do not hold what an opcode takes."""
+    return {**refused_opcodes(), **broken_stacks()}
+
+
+def refused_opcodes() -> dict[str, bytes]:
+    """Opcodes that are never accepted, and lengths or digits beyond reason."""
     huge = struct.pack("<Q", 2 * GIB)
     ndarray = named("numpy", "ndarray")
     return {
@@ -129,6 +134,13 @@ def opcodes() -> dict[str, bytes]:
         "bad utf-8": b"X\x02\x00\x00\x00\xc3\x28.",
         "wide text": b"X" + struct.pack("<I", 1_000_004) + b"x" * 1_000_000 + "\U0001f600".encode() + b".",
         "wide text line": b"V" + b"x" * 1_000_000 + b"\\U0001f600\n.",
+    }
+
+
+def broken_stacks() -> dict[str, bytes]:
+    """Well-formed opcodes on a stack or memo that does not hold what they take."""
+    ndarray = named("numpy", "ndarray")
+    return {
         "stack underflow": b".",
         "reduce of nothing": b"R.",
         "pop of nothing": b"0.",
