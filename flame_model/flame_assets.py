@@ -10,6 +10,7 @@ import numpy as np
 from flame_model import teeth
 
 FLAME_VERTICES, FLAME_FACES = 5023, 9976
+FLAME = "FLAME"  # edition of a file on FLAME's topology that does not name itself: the pickles do not say their year
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flame_model.flame_assets import FLAME_FACES, FLAME_VERTICES, FlameAssets
+from flame_model.flame_assets import FLAME, FLAME_FACES, FLAME_VERTICES, FlameAssets
 from flame_model.pickle_reader import read_bytes, read_pickle
 from flame_model.pickled_arrays import ArrayFields
 from utils.errors import InputError
@@ -172,5 +172,5 @@ def _parents(table: np.ndarray, path: Path) -> np.ndarray:
 
 def _topology_name(n_vertices: int, n_faces: int) -> str:
     if (n_vertices, n_faces) == (FLAME_VERTICES, FLAME_FACES):
-        return "FLAME topology"
+        return FLAME
     return f"{n_vertices} vertices, {n_faces} faces"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scene.image_store import ImageStore
-from utils.contracts import Camera, Frame, Motion
+from utils.contracts import Camera, Frame, Motion, Points
 from utils.maths.random import generator
 
 
@@ -75,7 +75,10 @@ class Dataset:
     source: Path
     format: str
     fingerprint: str  # SHA-256 of the dataset's text and sizes; the same wherever the folder lies
+    edition: str = ""  # of the face model that the motion is for; empty: unknown
     sequence_starts: tuple[int, ...] = (0,)  # first timestep of each recorded sequence (unions have several)
+    points: Points | None = None  # where an unbound scene starts from
+    notes: tuple[str, ...] = ()  # what a user should know about how this was read
 
     def splits(self) -> dict[str, Split]:
         return {"train": self.train, "val": self.val, "test": self.test}

@@ -61,6 +61,7 @@ class Motion:
 
     FLAME names and shapes: per_frame rotation, neck_pose, jaw_pose, translation [T, 3], eyes_pose [T, 6] (left, right),
     expr [T, E] and optionally dynamic_offset [T, V, 3]; static shape [S] and optionally static_offset [V, 3].
+    A tracker's own meshes: per_frame vertices [T, V, 3] in metres, static faces [F, 3] int64.
     """
 
     per_frame: Mapping[str, Tensor]
@@ -69,6 +70,14 @@ class Motion:
     @property
     def timesteps(self) -> int:
         return next(iter(self.per_frame.values())).shape[0] if self.per_frame else 1
+
+
+@dataclass(frozen=True)
+class Points:
+    """A coloured point cloud in world space, from which an unbound scene starts."""
+
+    positions: Tensor  # [N, 3]
+    colours: Tensor  # [N, 3] in [0, 1]
 
 
 @dataclass(frozen=True)

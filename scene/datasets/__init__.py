@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 from scene.datasets import flame_nerf
+from scene.datasets.capture import Capture, Format, decode
 from scene.datasets.options import DataOptions
 from scene.frames import Dataset
 from utils.errors import InputError
 
-__all__ = ["DATASETS", "DataOptions", "open_dataset"]
+__all__ = ["DATASETS", "Capture", "DataOptions", "Format", "identify", "open_dataset"]
 
-Recognise = Callable[[Path], "str | None"]  # folder -> why it is not in this format, or None if it is
-Read = Callable[[Path, DataOptions, Path], Dataset]  # folder, options, cache folder -> Dataset
-
-DATASETS: dict[str, tuple[Recognise, Read]] = {
-    "flame_nerf": (flame_nerf.recognise, flame_nerf.read),
+# Asked in this order: the first that recognises the folder reads it.
+DATASETS: dict[str, Format] = {
+    "flame_nerf": Format(flame_nerf.recognise, flame_nerf.read),
 }
+
+
+def identify(options: DataOptions) -> tuple[Path, Format]:
+    """The dataset folder and its format; reads nothing but names.
+
+    Raises:
+        InputError: not a folder, or of no known format: says what each format looked for.
+    """
+    source = Path(options.source_path).expanduser()
+    if not options.source_path or not source.is_dir():
+        raise InputError(options.source_path or "--source_path", "", "is not a folder", "Give the dataset: -s FOLDER.")
+    reasons = []
+    for name, format_ in DATASETS.items():
+        reason = format_.recognise(source)
+        if reason is None:
+            return source, format_
+        reasons.append(f"{name}: {reason}")
+    raise InputError(source, "", f"is no dataset of a known format ({'; '.join(reasons)})", "Check --source_path.")
 
 
 def open_dataset(options: DataOptions, cache: Path) -> Dataset:
@@ -34,18 +50,10 @@ def open_dataset(options: DataOptions, cache: Path) -> Dataset:
         InputError: names the file, the field or frame, what was found and what was expected.
         EnvironmentFault: the cache can't be written.
     """
-    source = Path(options.source_path).expanduser()
-    if not options.source_path or not source.is_dir():
-        raise InputError(options.source_path or "--source_path", "", "is not a folder", "Give the dataset: -s FOLDER.")
+    source, format_ = identify(options)
     if not (math.isfinite(options.image_memory_gb) and options.image_memory_gb >= 0.0):
         raise InputError("command line", "--image_memory_gb", f"found {options.image_memory_gb}, expected >= 0")
     cache = Path(options.cache_dir).expanduser() if options.cache_dir else cache
     if cache.resolve().is_relative_to(source.resolve()):
         raise InputError("command line", "--cache_dir", f"{cache} lies inside the dataset", "Choose another folder.")
-    reasons = []
-    for name, (recognise, read) in DATASETS.items():
-        reason = recognise(source)
-        if reason is None:
-            return read(source, options, cache)
-        reasons.append(f"{name}: {reason}")
-    raise InputError(source, "", f"is no dataset of a known format ({'; '.join(reasons)})", "Check --source_path.")
+    return decode(format_.read(source, options), source, options, cache)

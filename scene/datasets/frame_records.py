@@ -8,30 +8,14 @@ from dataclasses import dataclass, field
 from math import pi, tan
 from pathlib import Path
 
-import numpy as np
-
 from scene.cameras import Intrinsics, opencv_from_opengl, rigid_fault
+from scene.datasets.capture import FrameRecord
 from utils.io.images import MAX_PIXELS
 from utils.io.json_files import JsonObject
 
 MAX_TIMESTEP = 10_000_000
 MAX_SIDE = 65_535  # pixels
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-@dataclass(frozen=True)
-class FrameRecord:
-    """A checked frame, in our conventions."""
-
-    place: JsonObject  # for error messages
-    timestep: int
-    camera_index: int | None
-    camera_id: str
-    intrinsics: Intrinsics  # of the picture file, cy from the top
-    world_to_camera: np.ndarray  # [4, 4] float64, OpenCV axes
-    image: Path
-    mask: Path | None
-    flame_param: Path
 
 
 @dataclass(frozen=True)

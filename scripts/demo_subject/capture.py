@@ -109,6 +109,7 @@ def write_transforms(folder: Path, views: list[View], timesteps: int) -> None:
         content |= {key: chosen[-1][key] for key in shared} if chosen else {}
         content["timestep_indices"] = sorted({f["timestep_index"] for f in chosen})
         content["camera_indices"] = sorted({f["camera_index"] for f in chosen})
+        content["flame_edition"] = rig.EDITION
         write_json(folder / f"transforms{suffix}.json", content)
 
 
