@@ -12,11 +12,9 @@ import torch
 
 from arguments import parse
 from gaussian_renderer import build_renderer
-from scene.cameras import camera_extent
 from scene.densification import STRATEGIES
 from scene.frames import index_at
-from scene.rigs import load_face_model
-from utils.engine.build import build_avatar, open_data, scene_extent
+from utils.engine.build import build_avatar, fingerprints, open_inputs, scene_extent
 from utils.engine.device import check_device
 from utils.engine.guard import FiniteGuard
 from utils.engine.optimiser import Optimiser
@@ -30,36 +28,34 @@ from utils.losses import LossContext, build_losses
 def train(options: Options) -> None:
     """Train one avatar from the options; every file goes to the run folder."""
     choose_folder(options)
-    face = load_face_model(options.rig, options.run.device)
-    data = open_data(options)
-    avatar = build_avatar(options, data, face)
-    render = build_renderer(options.run.rasterizer, options.run.threads or None)
+    data, rig = open_inputs(options)
+    avatar = build_avatar(options, data, rig)
+    render = build_renderer(options.run.rasterizer, options.run.threads or None, options.pipeline)
     loss = build_losses(options.losses, options.run.threads or None)
-    extent = scene_extent(options.optimiser.scene_extent, avatar.rig.rest_mesh(), camera_extent(data.train.cameras))
-    optimiser = Optimiser(
-        options.optimiser, avatar, extent, not options.rig.not_finetune_flame_params, options.run.threads or None
-    )
+    extent = scene_extent(options.optimiser.scene_extent, rig, data.train.cameras)
+    tune = not options.rig.not_finetune_flame_params
+    optimiser = Optimiser(options.optimiser, avatar, extent, tune, options.run.threads or None)
     strategy = STRATEGIES[options.densification.densification](
         options.densification, options.optimiser.iterations, extent, options.run.seed, options.data.white_background
     )
     strategy.start(avatar)
-    inputs = {"source_path": data.fingerprint, "flame_model": avatar.rig.flame.fingerprint}
-    run = Run(options, inputs, (avatar, optimiser, strategy))
-    guard = FiniteGuard(options.run.device != "cpu", run.checkpoint)
-    report = Reporter(run, data, avatar, render, guard)
-    report.say(*loss.notes, optimiser.note)
+    run = Run(options, fingerprints(data, rig), (avatar, optimiser, strategy))
+    guard = FiniteGuard(options.run.device != "cpu", run.checkpoint, options.run.debug_from)
+    report = Reporter(run, data, avatar, strategy, render, guard)
+    report.say(*data.notes, *loss.notes, optimiser.note)
+    frames = data.train.to(options.run.device, options.data.data_device)
+    views = options.optimiser.batch_size
 
     for step in run.steps():
-        frame = data.train[index_at(options.run.seed, step - 1, len(data.train))].to(options.run.device)
         optimiser.schedule(step)
-        frames = avatar.frames(frame.timestep)
-        image = render(avatar.place(frames), frame.camera, frame.background)
-        terms = loss(
-            LossContext(step, frame, image, avatar.columns["means"], avatar.local_scales, avatar.face_scales(frames))
-        )
-        terms.total.backward()
-        allowed = guard.check(step, frame.name, terms, avatar.parameters)
-        strategy.observe(step, image)
+        for view in range((step - 1) * views, step * views):
+            frame = frames[index_at(options.run.seed, view, len(frames))]
+            triangles = avatar.frames(frame.timestep)
+            image = render(avatar.place(triangles), frame.camera, frame.background)
+            terms = loss(LossContext(step, frame, image, **avatar.local(triangles)))
+            (terms.total / views).backward()
+            allowed = guard.check(step, frame.name, terms, avatar.parameters)
+            strategy.observe(step, image, views)
         optimiser.step(allowed)
         strategy.refine(step, avatar, optimiser)
         report.step(step, frame, terms, image)
@@ -71,6 +67,7 @@ def main(argv: list[str]) -> None:
     check_device(options.run.device)
     if options.run.device == "cpu":
         torch.set_num_threads(1)  # the native kernels have their own threads; torch's sums would depend on their number
+    torch.autograd.set_detect_anomaly(options.run.detect_anomaly)
     train(options)
 
 

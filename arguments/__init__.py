@@ -1,5 +1,7 @@
 """Command line -> Options. Precedence: defaults < --config preset < what was typed.
 
+Without --config, bound avatars take the preset `default` and unbound scenes `static`.
+
 The flags themselves are declared as dataclass fields by the components that use them; `utils/engine/options.py` lists
 the groups. Here is only the machinery: flags, presets, the saved options of a run.
 """
@@ -17,7 +19,7 @@ from utils.engine.options import GROUPS, Options, known_flags, options_from_flag
 from utils.errors import InputError
 
 PRESETS = Path(__file__).parent / "presets"
-PATHS = ("source_path", "data_root", "flame_model", "flame_masks", "cache_dir")
+PATHS = ("source_path", "data_root", "flame_model", "flame_masks", "cache_dir", "start_checkpoint")
 
 
 def parse(argv: list[str], program: str) -> Options:
@@ -31,7 +33,7 @@ def parse(argv: list[str], program: str) -> Options:
     for title, options_class in GROUPS:
         add_flags(parser, title, options_class)
     typed = vars(parser.parse_args(argv))
-    config = typed.get("config", "default")
+    config = typed.get("config") or ("default" if typed.get("bind_to_mesh") else "static")
     typed.pop("debug")
     flat = {**read_preset(config), **typed, "config": config}
     for name in PATHS:  # a run must open from any folder later

@@ -49,7 +49,7 @@ class FlameModel(nn.Module):
         super().__init__()
         self.n_vertices, self.n_added_teeth = assets.n_vertices, assets.added_teeth
         self.n_shape, self.n_expr = assets.shape_dirs.shape[2], assets.expr_dirs.shape[2]
-        self.fingerprint = assets.fingerprint
+        self.fingerprint, self.edition = assets.fingerprint, assets.edition
         self.parents = tuple(int(parent) for parent in assets.parents)
         used = np.flatnonzero(assets.expr_dirs.any((0, 1)))
         self.n_used_expr = int(used[-1]) + 1 if len(used) else 0  # trailing directions may all be zero

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from gaussian_renderer.backends import BACKENDS
 from utils.contracts import Camera, Rendered, Splats
 from utils.errors import EnvironmentFault, InputError
+from utils.maths.projection import camera_centre, covariance_3d
+from utils.maths.sh import SH_0, eval_sh
 
 Renderer = Callable[[Splats, Camera, Tensor], Rendered]
 
 
-def build_renderer(name: str, threads: int | None = None) -> Renderer:
+@dataclass
+class PipelineOptions:
+    """Steps that PyTorch may do instead of the rasteriser: the same picture, slower; for looking into it."""
+
+    convert_SHs_python: bool = field(default=False, metadata={"help": "evaluate colours in PyTorch"})  # noqa: N815
+    compute_cov3D_python: bool = field(default=False, metadata={"help": "build covariances in PyTorch"})  # noqa: N815
+
+
+def build_renderer(name: str, threads: int | None = None, pipeline: PipelineOptions | None = None) -> Renderer:
     """Load the rasteriser `name` of `BACKENDS`.
 
     Args:
         threads: of the CPU kernels; None leaves the choice to the rasteriser.
+        pipeline: what PyTorch does before it.
 
     Raises:
         InputError: there is no such rasteriser.
@@ -39,9 +52,25 @@ def build_renderer(name: str, threads: int | None = None) -> Renderer:
 
     def render(splats: Splats, camera: Camera, background: Tensor) -> Rendered:
         check(splats, camera, background)
+        if pipeline and pipeline.convert_SHs_python:
+            splats = with_colours(splats, camera)
+        if pipeline and pipeline.compute_cov3D_python:
+            splats = replace(splats, covariances=upper_triangle(covariance_3d(splats.quats, splats.scales)))
         return draw(splats, camera, background, threads)
 
     return render
+
+
+def with_colours(splats: Splats, camera: Camera) -> Splats:
+    """The same splats with the colour that this camera sees as their only SH coefficient."""
+    directions = torch.nn.functional.normalize(splats.means - camera_centre(camera.world_to_camera), dim=-1)
+    seen = eval_sh(splats.sh, directions, splats.sh_degree)
+    return replace(splats, sh=(seen / SH_0)[:, None, :], sh_degree=0)
+
+
+def upper_triangle(matrices: Tensor) -> Tensor:
+    """[N, 3, 3] symmetric -> [N, 6]: xx xy xz yy yz zz."""
+    return torch.stack([matrices[:, i, j] for i in range(3) for j in range(i, 3)], dim=-1)
 
 
 def check(splats: Splats, camera: Camera, background: Tensor) -> None:

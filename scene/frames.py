@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scene.image_store import ImageStore
 from utils.contracts import Camera, Frame, Motion, Points
 from utils.maths.random import generator
 
@@ -31,14 +31,49 @@ class View:
     split: str  # train, val or test, as in the files
 
 
+class Pictures(Protocol):
+    """Decoded pictures by slot: `ImageStore`, or a copy of it on a GPU."""
+
+    def planes(self, index: int, /) -> np.ndarray: ...
+    def image(self, index: int, /) -> Tensor: ...
+    def mask(self, index: int, /) -> Tensor | None: ...
+
+
+class DevicePictures:
+    """The bytes of some pictures on another device."""
+
+    def __init__(self, store: Pictures, slots: set[int], device: torch.device | str) -> None:
+        self._source = store
+        self._planes = {slot: torch.from_numpy(store.planes(slot).copy()).to(device) for slot in sorted(slots)}
+
+    def planes(self, index: int) -> np.ndarray:
+        return self._source.planes(index)
+
+    def image(self, index: int) -> Tensor:
+        """float32 [3, H, W] in [0, 1] on the device."""
+        return self._planes[index][:3].float().div_(255.0)
+
+    def mask(self, index: int) -> Tensor | None:
+        planes = self._planes[index]
+        return planes[3:].float().div_(255.0) if len(planes) > 3 else None
+
+
 class Split(Sequence[Frame]):
     """Frames of one split: `split[i]` makes a Frame from the image store."""
 
-    def __init__(self, views: Sequence[View], slots: Sequence[int], store: ImageStore, background: Tensor) -> None:
+    def __init__(
+        self,
+        views: Sequence[View],
+        slots: Sequence[int],
+        store: Pictures,
+        background: Tensor,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.views = tuple(views)
         self._slots = tuple(slots)  # positions in the store
         self._store = store
         self._background = background
+        self._device = device
 
     def __len__(self) -> int:
         return len(self.views)
@@ -46,7 +81,7 @@ class Split(Sequence[Frame]):
     def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
         """The frame: image float32 [3, H, W] in [0, 1] (level / 255), mask [1, H, W] or None."""
         view, slot = self.views[index], self._slots[index]
-        return Frame(
+        frame = Frame(
             camera=view.camera,
             image=self._store.image(slot),
             mask=self._store.mask(slot),
@@ -55,6 +90,13 @@ class Split(Sequence[Frame]):
             camera_id=view.camera_id,
             name=view.name,
         )
+        return frame if str(self._device) == "cpu" else frame.to(self._device)
+
+    def to(self, device: torch.device | str, keep: str) -> Split:
+        """The same frames, on `device`; the pictures are kept there as well unless `keep` is `cpu`."""
+        on_cpu = keep == "cpu" or torch.device(device).type == "cpu"
+        store = self._store if on_cpu else DevicePictures(self._store, set(self._slots), device)
+        return Split(self.views, self._slots, store, self._background, device)
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[i] for i in range(len(self)))

@@ -98,6 +98,7 @@ class Splats:
     opacities: Tensor  # [N] in [0, 1]
     sh: Tensor  # [N, K, 3] real spherical harmonics, K = (d + 1)^2 with d up to 3
     sh_degree: int  # degree to evaluate, may be lower than what K holds
+    covariances: Tensor | None = None  # [N, 6] xx xy xz yy yz zz, metres^2: drawn instead of quats and scales if given
 
 
 @dataclass(frozen=True)

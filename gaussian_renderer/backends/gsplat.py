@@ -62,9 +62,9 @@ def render(splats: Splats, camera: Camera, background: Tensor, threads: int | No
     pose = camera.world_to_camera
     radii, centres, depths, conics, _ = gsplat.fully_fused_projection(
         splats.means,
-        None,
-        splats.quats,
-        splats.scales,
+        splats.covariances,
+        None if splats.covariances is not None else splats.quats,
+        None if splats.covariances is not None else splats.scales,
         pose[None],
         camera.intrinsics[None],
         width,

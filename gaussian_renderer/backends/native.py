@@ -58,6 +58,7 @@ def render(splats: Splats, camera: Camera, background: Tensor, threads: int | No
             far=camera.far,
             background=background,
             screen_offsets=offsets,
+            covariances=splats.covariances,
             threads=threads,
         )
     except NonFiniteError as error:

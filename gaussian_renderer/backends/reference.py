@@ -37,6 +37,7 @@ ALPHA_MIN = 1 / 255
 TRANSMITTANCE_MIN = 1e-4
 LOW_PASS = 0.3  # pixels^2
 ROUNDNESS = 0.1  # pixels^4, lower bound under the root of the longer axis; the original's value, so that radii agree
+SYMMETRIC = [[0, 1, 2], [1, 3, 4], [2, 4, 5]]  # where xx xy xz yy yz zz stand in the matrix
 TILE = 16  # pixels; affects speed only, a tile lists every splat that reaches it
 
 
@@ -93,7 +94,11 @@ def _project(splats: Splats, camera: Camera, screen_offsets: Tensor) -> Footprin
     half_image = torch.tensor([camera.width / 2, camera.height / 2], dtype=points.dtype, device=points.device)
     means = project(points, intrinsics) + screen_offsets[index] * half_image
     jacobian = projection_jacobian(points, intrinsics, camera.width, camera.height)
-    covariance = covariance_2d(covariance_3d(splats.quats[index], splats.scales[index]), jacobian, pose)
+    if splats.covariances is None:
+        world_covariance = covariance_3d(splats.quats[index], splats.scales[index])
+    else:
+        world_covariance = splats.covariances[index][:, SYMMETRIC]
+    covariance = covariance_2d(world_covariance, jacobian, pose)
     xx, xy, yy = covariance[:, 0, 0] + LOW_PASS, covariance[:, 0, 1], covariance[:, 1, 1] + LOW_PASS
     determinant = xx * yy - xy * xy
     conics = torch.stack([yy, -xy, xx], dim=-1) / determinant[:, None]

@@ -46,7 +46,7 @@ def read(folder: Path, options: DataOptions) -> Capture:
 
 
 def read_edition(transforms: Path) -> str:
-    """The face model that the motion is for: `flame_edition` at the top of the JSON; VHAP, which tracks FLAME, has none."""
+    """The face model that the motion is for: `flame_edition` at the top of the JSON; VHAP does not write it."""
     content = JsonObject.of(transforms, "", read_json(transforms))
     return content.text("flame_edition") if content.has("flame_edition") else ""
 
@@ -82,6 +82,8 @@ def flame_file_per_timestep(records: Sequence[FrameRecord]) -> list[Path]:
     """
     files: dict[int, Path] = {}
     for record in records:
+        if record.flame_param is None:
+            raise record.place.error("flame_param_path", "is missing")
         known = files.setdefault(record.timestep, record.flame_param)
         if known != record.flame_param:
             problem = f"found {record.flame_param} for timestep {record.timestep}, but another frame says {known}"

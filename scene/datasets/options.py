@@ -21,6 +21,9 @@ class DataOptions:
     white_background: bool = field(
         default=False, metadata={"alias": "-w", "help": "white background; must match training and rendering"}
     )
+    data_device: str = field(
+        default="cpu", metadata={"help": "cuda keeps all decoded pictures on the GPU of --device, as bytes"}
+    )
     eval: bool = field(default=False, metadata={"help": "keep val and test frames out of training"})
     select_camera_id: str = field(
         default="-1",

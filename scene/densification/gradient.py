@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scene.flame_gaussian_model import FlameGaussianModel
+from scene.gaussian_model import GaussianModel
 from scene.rows import Moments, edit_rows, keep_one_per_face
 from utils.contracts import Rendered
 from utils.maths.random import generator
@@ -31,7 +31,7 @@ class GradientOptions:
     percent_dense: float = field(default=0.01, metadata={"help": "clone below, split above this share of the extent"})
     opacity_reset_interval: int = field(default=-1, metadata={"help": "iterations between opacity resets; -1: never"})
     prune_opacity: float = field(default=0.005, metadata={"help": "Gaussians fainter than this go"})
-    max_gaussians: int = field(default=0, metadata={"help": "stop adding at this many Gaussians; 0: no limit"})
+    gaussian_budget: int = field(default=0, metadata={"help": "stop adding at this many Gaussians; 0: no limit"})
 
 
 class GradientStrategy:
@@ -49,22 +49,22 @@ class GradientStrategy:
         self.statistics: dict[str, Tensor] = {}
         self.pruned = 0
 
-    def start(self, avatar: FlameGaussianModel) -> None:
+    def start(self, avatar: GaussianModel) -> None:
         """Begin with empty statistics."""
         zero = torch.zeros(len(avatar), device=avatar.binding.device)
         self.statistics = {name: zero.clone() for name in ("gradient", "seen", "radius")}
 
-    def observe(self, step: int, rendered: Rendered) -> None:
-        """Add one view's screen gradients; call after backward."""
+    def observe(self, step: int, rendered: Rendered, views: int = 1) -> None:
+        """Add one view's screen gradients; call after backward. The loss was divided by the number of `views`."""
         if step >= self.last or rendered.screen_offsets.grad is None:
             return
         visible = rendered.visible
-        gradient = rendered.screen_offsets.grad.norm(dim=-1)
+        gradient = views * rendered.screen_offsets.grad.norm(dim=-1)
         self.statistics["gradient"] += torch.where(visible, gradient, 0.0)
         self.statistics["seen"] += visible
         self.statistics["radius"] = torch.maximum(self.statistics["radius"], rendered.radii.to(gradient))
 
-    def refine(self, step: int, avatar: FlameGaussianModel, optimiser: Moments) -> None:
+    def refine(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None:
         """Add and remove Gaussians when a round is due; call after the optimiser's step."""
         if self.first < step < self.last and step % self.interval == 0:
             self.grow(step, avatar, optimiser)
@@ -74,7 +74,7 @@ class GradientStrategy:
         if step < self.last and every > 0 and (step % every == 0 or (self.white and step == self.first)):
             self.reset_opacity(avatar, optimiser)
 
-    def grow(self, step: int, avatar: FlameGaussianModel, optimiser: Moments) -> None:
+    def grow(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None:
         """Clone small and split large Gaussians whose mean screen gradient is above the threshold."""
         with torch.no_grad():
             mean = self.statistics["gradient"] / self.statistics["seen"].clamp_min(1.0)
@@ -90,8 +90,8 @@ class GradientStrategy:
         edit_rows(avatar, optimiser, self.statistics, keep=~splits, append=append, append_binding=faces)
 
     def within_budget(self, mean: Tensor) -> Tensor:
-        """[N] bool: the rows with the largest gradients that still fit under --max_gaussians."""
-        limit = self.options.max_gaussians
+        """[N] bool: the rows with the largest gradients that still fit under --gaussian_budget."""
+        limit = self.options.gaussian_budget
         if not limit:
             return torch.ones_like(mean, dtype=torch.bool)
         room = max(0, limit - mean.shape[0])
@@ -99,9 +99,7 @@ class GradientStrategy:
         allowed[torch.argsort(mean, descending=True, stable=True)[:room]] = True
         return allowed
 
-    def children(
-        self, step: int, avatar: FlameGaussianModel, splits: Tensor, world: Tensor
-    ) -> list[Mapping[str, Tensor]]:
+    def children(self, step: int, avatar: GaussianModel, splits: Tensor, world: Tensor) -> list[Mapping[str, Tensor]]:
         """Two smaller Gaussians for each split one, at random places inside it.
 
         The offset is drawn with the *world* standard deviation and added in *local* units, as the original does on
@@ -119,18 +117,18 @@ class GradientStrategy:
             made.append({**columns, "means": means, "scales": scales})
         return made
 
-    def prune(self, step: int, avatar: FlameGaussianModel, optimiser: Moments) -> None:
+    def prune(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None:
         """Remove faint Gaussians, and once opacities have been reset also those that are too large."""
         with torch.no_grad():
             prune = avatar.opacity < self.options.prune_opacity
             if 0 < self.options.opacity_reset_interval < step:
                 large = avatar.world_scales(avatar.rig.rest_mesh()).max(dim=-1).values > MAX_WORLD_SCALE * self.extent
                 prune |= large | (self.statistics["radius"] > MAX_SCREEN_RADIUS)
-            prune = keep_one_per_face(prune, avatar.binding, avatar.rig.flame.faces.shape[0])
+            prune = keep_one_per_face(prune, avatar.binding, avatar.rig.faces.shape[0])
         self.pruned += int(prune.sum())
         edit_rows(avatar, optimiser, self.statistics, keep=~prune)
 
-    def reset_opacity(self, avatar: FlameGaussianModel, optimiser: Moments) -> None:
+    def reset_opacity(self, avatar: GaussianModel, optimiser: Moments) -> None:
         """Lower every opacity to at most 0.01 and forget its moments (3DGS section 5.2)."""
         ceiling = torch.logit(torch.tensor(0.01)).item()
         lowered = avatar.columns["opacities"].detach().clamp_max(ceiling).requires_grad_()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from flame_model import FlameModel, default_model_path, load_flame, load_masks
-from scene.rigs.flame import FlameRig
+from scene.datasets.flame_params import read_motion_file
+from scene.rigs.flame import MOTION_FILE, FlameRig
+from scene.rigs.still import StillRig
 from utils.contracts import Mesh, Motion
+
+__all__ = ["MOTION_FILE", "RIGS", "FlameRig", "Rig", "RigEntry", "RigOptions", "StillRig", "load_face_model"]
 
 
 @dataclass
@@ -23,19 +27,26 @@ class RigOptions:
     flame_masks: str = field(default="", metadata={"help": "FLAME_masks.pkl, checked when given"})
     disable_flame_static_offset: bool = field(default=False, metadata={"help": "ignore the tracked static offset"})
     not_finetune_flame_params: bool = field(default=False, metadata={"help": "keep the tracked motion as it is"})
+    train_dynamic_offset: bool = field(default=False, metadata={"help": "train vertex offsets of every timestep too"})
 
 
 class Rig(Protocol):
     """What training and rendering need of a rig."""
 
     parameters: dict[str, Tensor]  # per-timestep parameters [T, ...] that may be trained
-    timesteps: int
+    groups: dict[str, str]  # parameter -> the learning rate that it follows: pose, trans, expr or offset
+    faces: Tensor  # [F, 3] int64
+    bound: bool  # False: Gaussians are free in the world, so that limits in triangle scales mean nothing
+    fingerprint: str  # of the face model's file; empty: there is none
+    edition: str  # what that model calls itself
 
+    @property
+    def timesteps(self) -> int: ...
     def __call__(self, timestep: int) -> Mesh: ...
     def rest_mesh(self) -> Mesh: ...
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
-    def save(self, path: Path) -> None: ...
+    def save(self, folder: Path) -> None: ...
 
 
 def load_face_model(options: RigOptions, device: torch.device | str) -> FlameModel:
@@ -54,11 +65,30 @@ def load_face_model(options: RigOptions, device: torch.device | str) -> FlameMod
 
 
 def build_flame(options: RigOptions, face: FlameModel, motion: Motion, source: Path) -> FlameRig:
-    return FlameRig(face, motion, source, face.template.device, not options.disable_flame_static_offset)
+    device, offset = face.template.device, not options.disable_flame_static_offset
+    return FlameRig(face, motion, source, device, offset, options.train_dynamic_offset)
 
 
-RIGS = {
-    "flame": build_flame,
+def build_still(options: RigOptions, device: torch.device | str, motion: Motion | None, source: Path) -> StillRig:
+    return StillRig(device)
+
+
+@dataclass(frozen=True)
+class RigEntry:
+    """A row of RIGS.
+
+    load(options, device) -> model: reads what the rig needs besides the dataset (early: it may be missing).
+    build(options, model, motion, source) -> Rig.
+    file, read: the file that `Rig.save` leaves in an avatar's folder, and how it becomes a Motion again.
+    """
+
+    load: Callable[[RigOptions, torch.device | str], Any]
+    build: Callable[[RigOptions, Any, Any, Path], Rig]
+    file: str = ""
+    read: Callable[[Path], Motion] | None = None
+
+
+RIGS: dict[str, RigEntry] = {
+    "flame": RigEntry(load_face_model, build_flame, MOTION_FILE, read_motion_file),
+    "still": RigEntry(lambda options, device: device, build_still),
 }
-
-__all__ = ["RIGS", "FlameRig", "Rig", "RigOptions", "load_face_model"]

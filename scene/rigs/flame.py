@@ -15,9 +15,11 @@ from utils.contracts import Mesh, Motion
 from utils.errors import InputError
 from utils.io.atomic import atomic_file
 
-MOTION = ("rotation", "neck_pose", "jaw_pose", "eyes_pose", "translation", "expr")
 WIDTHS = {"rotation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "translation": 3}
-GROUPS = {"pose": ("rotation", "neck_pose", "jaw_pose", "eyes_pose"), "trans": ("translation",), "expr": ("expr",)}
+GROUPS = {"rotation": "pose", "neck_pose": "pose", "jaw_pose": "pose", "eyes_pose": "pose", "translation": "trans",
+          "expr": "expr", "dynamic_offset": "offset"}  # fmt: skip
+MOTION = ("rotation", "neck_pose", "jaw_pose", "eyes_pose", "translation", "expr")
+MOTION_FILE = "flame_param.npz"
 
 
 class FlameRig:
@@ -28,7 +30,13 @@ class FlameRig:
         motion: parameters of every timestep (see `utils.contracts.Motion`).
         source: where the motion came from, for messages.
         use_static_offset: False ignores the tracked per-vertex offset.
+        train_dynamic_offset: True makes the per-timestep vertex offsets a parameter (from zero, where none is tracked).
+
+    Raises:
+        InputError: motion that does not fit the model.
     """
+
+    bound = True
 
     def __init__(
         self,
@@ -37,17 +45,24 @@ class FlameRig:
         source: str | Path,
         device: torch.device | str,
         use_static_offset: bool = True,
+        train_dynamic_offset: bool = False,
     ) -> None:
         self.flame = flame
+        self.faces, self.fingerprint, self.edition = flame.faces, flame.fingerprint, flame.edition
         self.parameters = {name: motion.per_frame[name].to(device).clone().requires_grad_() for name in MOTION}
         check_widths({**self.parameters, "shape": motion.static["shape"][None]}, flame, source)
         shape, offset = motion.static["shape"], motion.static.get("static_offset") if use_static_offset else None
         self.shape = shape.to(device)
         self.static_offset = fit_offset(offset, flame, source, "static_offset")
         dynamic = motion.per_frame.get("dynamic_offset")
-        self.dynamic_offset = None
+        self.dynamic_offset = None  # as tracked, if it says anything
         if dynamic is not None and bool(dynamic.any()):
             self.dynamic_offset = fit_offset(dynamic, flame, source, "dynamic_offset")
+        if train_dynamic_offset:
+            start = torch.zeros(self.timesteps, flame.n_vertices, 3, device=device)
+            start = start if self.dynamic_offset is None else self.dynamic_offset
+            self.parameters["dynamic_offset"] = start.clone().requires_grad_()
+        self.groups = {name: GROUPS[name] for name in self.parameters}
         self.identity = flame.fold_identity(self.shape, self.static_offset)
 
     @property
@@ -56,32 +71,55 @@ class FlameRig:
 
     def __call__(self, timestep: int) -> Mesh:
         """The mesh at a timestep, differentiable in the parameters of that timestep."""
-        row = {name: values[timestep] for name, values in self.parameters.items()}
-        dynamic = None if self.dynamic_offset is None else self.dynamic_offset[timestep]
-        return Mesh(self.flame.posed(self.identity, dynamic_offset=dynamic, **row), self.flame.faces)
+        row = {name: self.parameters[name][timestep] for name in MOTION}
+        return Mesh(self.flame.posed(self.identity, dynamic_offset=self.offset(timestep), **row), self.faces)
+
+    def offset(self, timestep: int) -> Tensor | None:
+        """[V, 3] metres: the dynamic offset of a timestep, if there is any."""
+        offsets = self.offsets
+        return None if offsets is None else offsets[timestep]
+
+    @property
+    def offsets(self) -> Tensor | None:
+        """[T, V, 3] metres: the dynamic offsets, trained or as tracked."""
+        return self.parameters.get("dynamic_offset", self.dynamic_offset)
 
     def rest_mesh(self) -> Mesh:
         """The person's neutral head: identity and static offset, everything else zero."""
-        zero = {name: torch.zeros_like(values[0]) for name, values in self.parameters.items()}
+        zero = {name: torch.zeros_like(self.parameters[name][0]) for name in MOTION}
         with torch.no_grad():
-            return Mesh(self.flame.posed(self.identity, **zero), self.flame.faces)
+            return Mesh(self.flame.posed(self.identity, **zero), self.faces)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"flame.{name}": values.detach() for name, values in self.parameters.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        loaded = {name: state[f"flame.{name}"] for name in self.parameters}
+        for name, values in loaded.items():
+            found, expected = list(values.shape), list(self.parameters[name].shape)
+            if found != expected:
+                raise InputError("checkpoint", f"flame.{name}", f"found shape {found}, expected {expected}",
+                                 "It belongs to another sequence or FLAME edition.")  # fmt: skip
         device = self.shape.device
-        self.parameters = {name: state[f"flame.{name}"].to(device).requires_grad_() for name in MOTION}
+        self.parameters = {name: values.to(device).requires_grad_() for name, values in loaded.items()}
 
-    def save(self, path: Path) -> None:
-        """Write `flame_param.npz` with the keys, shapes and types of the original (its dynamic offset is all zeros)."""
-        arrays: dict[str, Any] = {name: values.detach().cpu().numpy() for name, values in self.parameters.items()}
-        n_vertices = self.flame.n_vertices
+    @torch.no_grad()
+    def motion(self) -> Motion:
+        """The motion as it is now, refined or not; detached."""
+        per_frame = {name: values.detach() for name, values in self.parameters.items()}
+        if self.offsets is not None:
+            per_frame["dynamic_offset"] = self.offsets.detach()
+        return Motion(per_frame, {"shape": self.shape, "static_offset": self.static_offset})
+
+    def save(self, folder: Path) -> None:
+        """Write `flame_param.npz` with the keys, shapes and types of the original."""
+        arrays: dict[str, Any] = {name: self.parameters[name].detach().cpu().numpy() for name in MOTION}
         arrays["shape"] = self.shape.cpu().numpy()
         arrays["static_offset"] = self.static_offset.cpu().numpy()[None]
-        dynamic = np.zeros((self.timesteps, n_vertices, 3), np.float32)
-        arrays["dynamic_offset"] = dynamic if self.dynamic_offset is None else self.dynamic_offset.cpu().numpy()
-        with atomic_file(path) as file:
+        offsets = self.offsets
+        none = np.zeros((self.timesteps, self.flame.n_vertices, 3), np.float32)
+        arrays["dynamic_offset"] = none if offsets is None else offsets.detach().cpu().numpy()
+        with atomic_file(folder / MOTION_FILE) as file:
             np.savez_compressed(file, **arrays)
 
 
@@ -89,7 +127,7 @@ def check_widths(parameters: Mapping[str, Tensor], flame: FlameModel, source: st
     """Refuse motion whose parameters do not fit the model, before the first step."""
     for name, values in parameters.items():
         width = WIDTHS.get(name)
-        if width is not None and values.shape[1:] != (width,):
+        if width is not None and list(values.shape[1:]) != [width]:
             raise InputError(source, name, f"found {list(values.shape[1:])} values a timestep, expected [{width}]")
         most = {"expr": flame.n_expr, "shape": flame.n_shape}.get(name)
         if most is not None and values.shape[1] > most:

@@ -98,7 +98,7 @@ def test_the_same_split_for_the_same_seed_and_step_only(tmp_path: Path) -> None:
 
 def test_budget_keeps_the_largest_gradients(tmp_path: Path) -> None:
     model = avatar(tmp_path)
-    made = strategy(model, max_gaussians=len(model) + 3, percent_dense=1e9)
+    made = strategy(model, gaussian_budget=len(model) + 3, percent_dense=1e9)
     made.statistics["gradient"] = torch.arange(len(model), dtype=torch.float32) + 1
     made.statistics["seen"] = torch.ones(len(model))
     faces = model.binding.clone()

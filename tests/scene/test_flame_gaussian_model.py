@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,18 @@ import pytest
 import torch
 
 from arguments import read_preset
-from scene.flame_gaussian_model import MOTION_FILE, PLY, FlameGaussianModel
-from scene.gaussian_model import ModelOptions
-from scene.rigs import FlameRig
+from scene.datasets.flame_params import read_motion_file
+from scene.flame_gaussian_model import FlameGaussianModel
+from scene.gaussian_model import PLY, GaussianModel, ModelOptions
+from scene.rigs import MOTION_FILE, FlameRig, StillRig
 from tests.scene.avatars import TIMESTEPS, avatar, motion, rig
-from utils.contracts import Mesh, Motion
-from utils.engine.build import HEAD_EXTENTS, read_motion, scene_extent
+from utils.contracts import Camera, Mesh, Motion, Points
+from utils.engine.build import HEAD_EXTENTS, scene_extent
 from utils.engine.optimiser import Optimiser
 from utils.engine.options import options_from_flags
 from utils.errors import InputError
 from utils.maths.rotations import axis_angle_to_matrix, quaternion_to_matrix
+from utils.maths.sh import SH_0
 
 
 def test_start_is_one_grey_gaussian_per_face(tmp_path: Path) -> None:
@@ -60,7 +63,7 @@ def test_folder_round_trip_in_the_originals_layout(tmp_path: Path) -> None:
                       "translation": (4, 3), "shape": (7,), "static_offset": (1, vertices, 3),
                       "dynamic_offset": (TIMESTEPS, vertices, 3)}  # fmt: skip
     again = FlameGaussianModel.load(
-        tmp_path / "saved", rig(tmp_path, read_motion(tmp_path / "saved" / MOTION_FILE)), "cpu"
+        tmp_path / "saved", rig(tmp_path, read_motion_file(tmp_path / "saved" / MOTION_FILE)), "cpu"
     )
     for timestep in range(TIMESTEPS):
         ours, theirs = model.place_on(model.rig(timestep)), again.place_on(again.rig(timestep))
@@ -102,10 +105,31 @@ def test_offsets(tmp_path: Path) -> None:
 
 
 def test_extent_comes_from_the_head(tmp_path: Path) -> None:
-    mesh = rig(tmp_path).rest_mesh()
-    radius = float((mesh.vertices - mesh.vertices.mean(0)).norm(dim=1).max())
-    assert scene_extent("head", mesh, 0.0) == pytest.approx(HEAD_EXTENTS * radius)
-    assert scene_extent("cameras", mesh, 1.25) == 1.25
+    head = rig(tmp_path)
+    vertices = head.rest_mesh().vertices
+    radius = float((vertices - vertices.mean(0)).norm(dim=1).max())
+    camera = Camera(torch.eye(4), torch.eye(3), 8, 8)
+    moved = torch.eye(4)
+    moved[0, 3] = 2.0
+    other = replace(camera, world_to_camera=moved)
+    assert scene_extent("head", head, [camera]) == pytest.approx(HEAD_EXTENTS * radius)
+    assert scene_extent("cameras", head, [camera]) == 0.0
+    assert scene_extent("cameras", head, [camera, other]) == pytest.approx(1.1)
+    assert scene_extent("head", StillRig("cpu"), [camera, other]) == pytest.approx(1.1)
+
+
+def test_the_still_rig_is_the_world() -> None:
+    """Gaussians on its face are where they say they are, to the bit."""
+    random = torch.Generator().manual_seed(0)
+    positions, colours = torch.randn(50, 3, generator=random), torch.rand(50, 3, generator=random)
+    scene = GaussianModel.on_rig(StillRig("cpu"), ModelOptions(), 0, "cpu", Points(positions, colours))
+    splats = scene.place_on(scene.rig(7))
+    assert torch.equal(splats.means, positions) and torch.equal(splats.scales, scene.local_scales)
+    distances = (positions[:, None] - positions).norm(dim=-1).sort(dim=1).values[:, 1:4]
+    torch.testing.assert_close(scene.local_scales[:, 0], distances.square().mean(1).sqrt())
+    torch.testing.assert_close(splats.quats, torch.tensor([1.0, 0, 0, 0]).expand(50, 4))
+    torch.testing.assert_close(SH_0 * splats.sh[:, 0] + 0.5, colours)
+    assert scene_extent("head", scene.rig, [Camera(torch.eye(4), torch.eye(3), 8, 8)]) == 0.0
 
 
 def test_rates_of_the_original(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_no_focal_length_at_all(intact: Path, tmp_path: Path) -> None:
 
 JSON_FAULTS: list[tuple[str, str, Break, str]] = [
     ("no train", TRAIN, lambda f: (f / TRAIN).unlink(), "flame_nerf: no transforms_train.json"),
-    ("no marker", "", lambda f: (f / "canonical_flame_param.npz").unlink(), "no canonical_flame_param.npz"),
+    ("no marker", "", lambda f: (f / "canonical_flame_param.npz").unlink(), "canonical_flame_param.npz"),
     ("no test", "transforms_test.json", lambda f: (f / "transforms_test.json").unlink(), "does not exist"),
     ("cut", TRAIN, cut(TRAIN, 0.5), "line 1 column .* is not JSON"),
     ("empty", TRAIN, write(TRAIN, ""), "is not JSON"),

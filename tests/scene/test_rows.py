@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scene.gaussian_model import COLUMNS, GaussianModel, ModelOptions
+from scene.rigs import StillRig
 from scene.rows import edit_rows, keep_one_per_face
+from utils.contracts import Points
 
 
 class Moments:
@@ -26,7 +28,9 @@ class Moments:
 
 def model_of(faces: list[int]) -> GaussianModel:
     """Gaussians whose every parameter is their row number."""
-    model = GaussianModel.on_faces(len(faces), ModelOptions(), 0, "cpu")
+    model = GaussianModel.on_rig(
+        StillRig("cpu"), ModelOptions(), 0, "cpu", Points(torch.rand(len(faces), 3), torch.rand(len(faces), 3))
+    )
     for name, column in model.columns.items():
         number = torch.arange(len(faces), dtype=torch.float32).view(-1, *[1] * (column.dim() - 1))
         model.columns[name] = (torch.zeros_like(column) + number).requires_grad_()

@@ -10,20 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flame_model import FlameModel
 from gaussian_renderer import build_renderer
-from scene.datasets import open_dataset
-from scene.datasets.flame_params import STATIC, read_flame_params
-from scene.flame_gaussian_model import MOTION_FILE, PLY, FlameGaussianModel
+from scene.cameras import camera_extent
+from scene.datasets import identify, open_dataset
+from scene.flame_gaussian_model import FlameGaussianModel
 from scene.frames import Dataset
-from scene.rigs import RIGS, load_face_model
-from utils.contracts import Camera, Mesh, Motion, Rendered, Splats
+from scene.gaussian_model import PLY, GaussianModel
+from scene.rigs import RIGS, FlameRig, Rig
+from utils.contracts import Camera, Points, Rendered, Splats
+from utils.engine.cfg_args import CFG_ARGS, read_cfg_args
 from utils.engine.check import check
 from utils.engine.checkpoint import read_object
 from utils.engine.device import check_device
 from utils.engine.options import Options, options_from_flags
 from utils.engine.run import OPTIONS, RUN_FACTS
 from utils.errors import InputError
+from utils.maths.random import generator
 
 Render = Callable[[Splats, Camera, Tensor], Rendered]
 HEAD_EXTENTS = (
@@ -31,53 +33,81 @@ HEAD_EXTENTS = (
 )
 
 
+UNBOUND_POINTS, UNBOUND_SIDE = 50_000, 0.3  # metres: a head at the origin of a tracked capture, if nothing is bound
+
+
 @dataclass(frozen=True)
-class LoadedRun:
-    """A trained run, ready to render."""
+class LoadedAvatar:
+    """A trained avatar (or scene), ready to render."""
 
     options: Options
-    dataset: Dataset
-    avatar: FlameGaussianModel
+    avatar: GaussianModel
     render: Render
     iteration: int
 
 
+@dataclass(frozen=True)
+class LoadedRun(LoadedAvatar):
+    """A trained avatar and the dataset that it was trained on."""
+
+    dataset: Dataset
+
+
+def open_inputs(options: Options) -> tuple[Dataset, Rig]:
+    """Open the dataset of a run and build the rig that its motion drives; everything is checked, nothing is written.
+
+    The rig's own files are read first: what is missing is said before thousands of pictures are decoded.
+    """
+    source, format_ = identify(options.data)
+    if options.data.bind_to_mesh and format_.rig == "still":
+        raise InputError(source, "", "holds no tracked head", "Leave out --bind_to_mesh.")
+    entry = RIGS[format_.rig if options.data.bind_to_mesh else "still"]
+    model = entry.load(options.rig, options.run.device)
+    dataset = open_data(options)
+    return dataset, entry.build(options.rig, model, dataset.motion, source)
+
+
 def open_data(options: Options) -> Dataset:
-    """Open the dataset of a run; everything in it is checked here, before anything is written."""
-    dataset = open_dataset(options.data, Path(options.data.cache_dir or Path(options.run.model_path) / "cache"))
-    if dataset.motion is None:
-        raise InputError(options.data.source_path, "", "holds no FLAME parameters, expected a tracked head",
-                         "Unbound scenes are not supported yet.")  # fmt: skip
-    if not options.data.bind_to_mesh:
-        raise InputError(
-            options.data.source_path, "", "is FLAME-rigged, but --bind_to_mesh is off", "Add --bind_to_mesh."
-        )
-    return dataset
+    """Open the dataset of a run."""
+    return open_dataset(options.data, Path(options.data.cache_dir or Path(options.run.model_path) / "cache"))
 
 
-def build_avatar(options: Options, dataset: Dataset, face: FlameModel) -> FlameGaussianModel:
+def model_class(rig: Rig) -> type[GaussianModel]:
+    return FlameGaussianModel if isinstance(rig, FlameRig) else GaussianModel
+
+
+def fingerprints(dataset: Dataset, rig: Rig) -> dict[str, str]:
+    """What a run was made from, by the flag that names it."""
+    return {"source_path": dataset.fingerprint, "flame_model": rig.fingerprint}
+
+
+def build_avatar(options: Options, dataset: Dataset, rig: Rig) -> GaussianModel:
     """The avatar before its first step; InputError if there is nothing to train it on."""
     if not len(dataset.train):
         raise InputError(options.data.source_path, "", "has no training frames",
                          "Choose another --select_camera_id, or leave out --eval.")  # fmt: skip
-    device = options.run.device
-    if dataset.motion is None:
-        raise InputError(dataset.source, "", "holds no motion")
-    rig = RIGS["flame"](options.rig, face, dataset.motion, dataset.source)
-    return FlameGaussianModel.on_rig(rig, options.model, options.run.seed, device)
+    points = None if rig.bound else dataset.points or points_around_origin(options.run.seed)
+    return model_class(rig).on_rig(rig, options.model, options.run.seed, options.run.device, points)
 
 
-def scene_extent(kind: str, rest: Mesh, cameras: float) -> float:
+def points_around_origin(seed: int) -> Points:
+    """Where an unbound avatar of a tracked head starts: random points in a cube around it."""
+    random = generator(seed, "unbound points").random((2, UNBOUND_POINTS, 3), dtype="float32")
+    positions, colours = torch.from_numpy(random)
+    return Points(UNBOUND_SIDE * (2.0 * positions - 1.0), colours)
+
+
+def scene_extent(kind: str, rig: Rig, cameras: list[Camera]) -> float:
     """The length unit of rates and thresholds, metres.
 
     Args:
-        kind: `head`: from the mesh, so that one static camera trains; `cameras`: as the original has it.
-        cameras: 1.1 times the largest distance of a training camera from their mean.
+        kind: `head`: from the mesh, so that one static camera trains; `cameras`: as the original has it, 1.1 times the
+            largest distance of a training camera from their mean. An unbound scene has only its cameras.
     """
-    if kind == "cameras":
-        return cameras
-    centre = rest.vertices.mean(dim=0)
-    return HEAD_EXTENTS * float((rest.vertices - centre).norm(dim=-1).max())
+    if kind == "cameras" or not rig.bound:
+        return camera_extent(cameras)
+    vertices = rig.rest_mesh().vertices
+    return HEAD_EXTENTS * float((vertices - vertices.mean(dim=0)).norm(dim=-1).max())
 
 
 def iterations_saved(folder: Path) -> list[int]:
@@ -87,7 +117,16 @@ def iterations_saved(folder: Path) -> list[int]:
 
 
 def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | None = None) -> LoadedRun:
-    """Open a trained run with the options it was trained with.
+    """Open a trained run and its dataset, with the options it was trained with (`load_avatar`)."""
+    options = saved_options(folder, overrides)
+    loaded = load_avatar(folder, iteration, overrides)
+    dataset = open_data(options)
+    check_inputs(folder, {"source_path": dataset.fingerprint})
+    return LoadedRun(loaded.options, loaded.avatar, loaded.render, loaded.iteration, dataset)
+
+
+def load_avatar(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | None = None) -> LoadedAvatar:
+    """Open a trained avatar, ours or the original's, without its dataset.
 
     Args:
         iteration: which saved avatar; -1: the newest.
@@ -96,11 +135,7 @@ def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | N
     Raises:
         InputError: no run there, no such iteration, or broken files.
     """
-    if not (folder / OPTIONS).is_file():
-        raise InputError(folder / OPTIONS, "", "is missing, expected a run folder", "Train first: train.py -m FOLDER.")
-    flat = {**read_object(folder / OPTIONS), "model_path": str(folder), **(overrides or {})}
-    options = options_from_flags(flat, folder / OPTIONS)
-    check(options)
+    options = saved_options(folder, overrides)
     check_device(options.run.device)
     saved = iterations_saved(folder)
     if not saved:
@@ -111,13 +146,40 @@ def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | N
         raise InputError(folder / "point_cloud", f"iteration_{iteration}", f"not found, saved are {saved}")
     chosen = saved[-1] if iteration == -1 else iteration
     avatar_folder = folder / "point_cloud" / f"iteration_{chosen}"
-    dataset = open_data(options)
-    face = load_face_model(options.rig, options.run.device)
-    check_inputs(folder, {"source_path": dataset.fingerprint, "flame_model": face.fingerprint})
-    rig = RIGS["flame"](options.rig, face, read_motion(avatar_folder / MOTION_FILE), avatar_folder)
-    avatar = FlameGaussianModel.load(avatar_folder, rig, options.run.device)
-    render = build_renderer(options.run.rasterizer, options.run.threads or None)
-    return LoadedRun(options, dataset, avatar, render, chosen)
+    entry = RIGS[rig_of(avatar_folder, options)]
+    model = entry.load(options.rig, options.run.device)
+    motion = entry.read(avatar_folder / entry.file) if entry.read else None
+    rig = entry.build(options.rig, model, motion, avatar_folder)
+    check_inputs(folder, {"flame_model": rig.fingerprint})
+    avatar = model_class(rig).load(avatar_folder, rig, options.run.device)
+    render = build_renderer(options.run.rasterizer, options.run.threads or None, options.pipeline)
+    return LoadedAvatar(options, avatar, render, chosen)
+
+
+def rig_of(avatar_folder: Path, options: Options) -> str:
+    """The rig of a saved avatar: the one whose file lies beside the PLY; `still` if nothing is bound."""
+    if not options.data.bind_to_mesh:
+        return "still"
+    files = {name: entry.file for name, entry in RIGS.items() if entry.file}
+    for name, file in files.items():
+        if (avatar_folder / file).is_file():
+            return name
+    raise InputError(avatar_folder / next(iter(files.values())), "", "is missing, expected the motion of the avatar")
+
+
+def saved_options(folder: Path, overrides: Mapping[str, Any] | None = None) -> Options:
+    """The options of a run: `options.json`, or the `cfg_args` of the original."""
+    source = folder / OPTIONS
+    if source.is_file():
+        flat = read_object(source)
+    elif (folder / CFG_ARGS).is_file():
+        source = folder / CFG_ARGS
+        flat = read_cfg_args(source)
+    else:
+        raise InputError(source, "", "is missing, expected a run folder", "Train first: train.py -m FOLDER.")
+    options = options_from_flags({**flat, "model_path": str(folder), **(overrides or {})}, source)
+    check(options)
+    return options
 
 
 def check_inputs(folder: Path, found: Mapping[str, str]) -> None:
@@ -131,13 +193,6 @@ def check_inputs(folder: Path, found: Mapping[str, str]) -> None:
     if not isinstance(trained, dict):
         raise InputError(folder / RUN_FACTS, "inputs", f"found {trained!r}, expected fingerprints by flag")
     for flag, fingerprint in found.items():
-        if trained.get(flag, fingerprint) != fingerprint:
+        if fingerprint and trained.get(flag, fingerprint) != fingerprint:
             raise InputError(f"--{flag}", "", f"has fingerprint {fingerprint[:12]}, the run was trained with "
                              f"{str(trained[flag])[:12]}", "Give the files of the run.")  # fmt: skip
-
-
-def read_motion(path: Path) -> Motion:
-    """Read an avatar's `flame_param.npz` as saved by us or by the original; InputError names what is wrong with it."""
-    tensors = {name: torch.from_numpy(values) for name, values in read_flame_params(path).items()}
-    return Motion({name: values for name, values in tensors.items() if name not in STATIC},
-                  {name: values for name, values in tensors.items() if name in STATIC})  # fmt: skip

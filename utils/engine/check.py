@@ -5,8 +5,12 @@ from __future__ import annotations
 from utils.engine.options import Options
 from utils.errors import InputError
 
-MOST_ITERATIONS, MOST_THREADS = 10**9, 1024
-RATES = ("feature_lr", "opacity_lr", "scaling_lr", "rotation_lr", "flame_expr_lr", "flame_trans_lr", "flame_pose_lr")
+MOST_ITERATIONS, MOST_THREADS, MOST_VIEWS = 10**9, 1024, 4096
+RATES = ("feature_lr", "opacity_lr", "scaling_lr", "rotation_lr", "flame_expr_lr", "flame_trans_lr", "flame_pose_lr",
+         "flame_offset_lr")  # fmt: skip
+
+
+OFFSET_WEIGHTS = ("lambda_dynamic_offset", "lambda_dynamic_offset_std", "lambda_laplacian")
 
 
 def check(options: Options) -> None:
@@ -23,12 +27,23 @@ def check(options: Options) -> None:
         (not 0 <= threads <= MOST_THREADS, "--threads", f"found {threads}, expected 0 to {MOST_THREADS}", ""),
         (run.device != "cpu" and run.rasterizer == "native", "--device", f"found {run.device}, but --rasterizer native "
          "runs on cpu", "Use --rasterizer gsplat on a GPU, or --device cpu."),
+        (not 1 <= optimiser.batch_size <= MOST_VIEWS, "--batch_size", f"found {optimiser.batch_size}, expected 1 to "
+         f"{MOST_VIEWS}", ""),
+        (run.resume != "" and run.start_checkpoint != "", "--start_checkpoint", "contradicts --resume", "--resume "
+         "continues the same run, --start_checkpoint starts another from its state. Give one of the two."),
         (run.resume != "" and run.overwrite, "--overwrite", "contradicts --resume", "Give one of the two."),
     ]  # fmt: skip
     for name in ("position_lr_init", "position_lr_final"):
         value = getattr(optimiser, name)
         rules.append((value <= 0, f"--{name}", f"found {value}, expected > 0", "The rate falls log-linearly."))
+    offsets = options.losses["offsets"]
+    weighted = [name for name in OFFSET_WEIGHTS if getattr(offsets, name)]
+    rules.append((bool(weighted) and not options.rig.train_dynamic_offset, f"--{'/'.join(weighted)}", "weighs dynamic "
+                  "offsets, but they are not trained", "Add --train_dynamic_offset."))  # fmt: skip
+    rules.append((options.rig.train_dynamic_offset and options.rig.not_finetune_flame_params, "--train_dynamic_offset",
+                  "contradicts --not_finetune_flame_params", "Give one of the two."))  # fmt: skip
     dense = options.densification
+    rules.append((dense.gaussian_budget < 0, "--gaussian_budget", f"found {dense.gaussian_budget}, expected >= 0", ""))
     for name in ("densification_interval", "opacity_reset_interval"):
         value = getattr(dense, name)
         rules.append((value == 0, f"--{name}", "found 0, expected >= 1, or -1", ""))

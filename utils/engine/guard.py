@@ -21,11 +21,12 @@ class FiniteGuard:
 
     Args:
         deferred: True for devices whose values should not be read every step.
+        debug_from: from this step on look every step on a GPU too; negative: never.
         save: called with the last good step before a fault raises, while the state is still that step's.
     """
 
-    def __init__(self, deferred: bool, save: Callable[[int], None]) -> None:
-        self.deferred, self.save = deferred, save
+    def __init__(self, deferred: bool, save: Callable[[int], None], debug_from: int = -1) -> None:
+        self.deferred, self.save, self.debug_from = deferred, save, debug_from
         self.healthy: Tensor | None = None  # 0-dim bool: no fault so far
         self.first_bad: Tensor | None = None  # 0-dim int64: the first bad step, 0 = none
         self.bad_terms: dict[str, Tensor] = {}
@@ -41,8 +42,9 @@ class FiniteGuard:
             NumericalFault: names the iteration, the view and the terms or gradients that are not finite.
         """
         gradients = {name: values.grad for name, values in parameters.items() if values.grad is not None}
-        if self.deferred:
+        if self.deferred and not 0 <= self.debug_from <= step:
             return self.note(step, view, terms, gradients)
+        self.poll()
         if bool(terms.total.isfinite()) and all(bool(grad.sum().isfinite()) for grad in gradients.values()):
             return None
         bad = [

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scene.flame_gaussian_model import FlameGaussianModel
-from scene.rigs.flame import GROUPS as MOTION_GROUPS
+from scene.gaussian_model import GaussianModel
 from utils.engine.adam import Moments, adam_rows, choose_adam, guarded
 
 
@@ -20,6 +19,7 @@ from utils.engine.adam import Moments, adam_rows, choose_adam, guarded
 class OptimiserOptions:
     """Number of steps and learning rates."""
 
+    batch_size: int = field(default=1, metadata={"help": "views per step; the loss is their mean"})
     iterations: int = field(default=30_000, metadata={"help": "training steps; derived schedules follow it"})
     position_lr_init: float = field(default=0.02, metadata={"help": "local positions, times the scene extent"})
     position_lr_final: float = field(default=0.0002, metadata={"help": "at position_lr_max_steps, log-linear"})
@@ -32,6 +32,7 @@ class OptimiserOptions:
     flame_expr_lr: float = field(default=5e-4, metadata={"help": "FLAME expression"})
     flame_trans_lr: float = field(default=1e-5, metadata={"help": "FLAME translation (metres)"})
     flame_pose_lr: float = field(default=1e-4, metadata={"help": "FLAME rotation, neck, jaw, eyes (radians)"})
+    flame_offset_lr: float = field(default=1e-5, metadata={"help": "dynamic vertex offsets (metres), if trained"})
     flame_update: str = field(default="rows", metadata={"help": "rows: only timesteps seen; dense: all, as upstream"})
     scene_extent: str = field(default="head", metadata={"help": "length unit: head (mesh size) or cameras (upstream)"})
     sh_interval: int = field(default=-1, metadata={"help": "iterations a SH degree lasts; -1: 10 % of all"})
@@ -48,7 +49,7 @@ class Optimiser:
     def __init__(
         self,
         options: OptimiserOptions,
-        avatar: FlameGaussianModel,
+        avatar: GaussianModel,
         extent: float,
         train_motion: bool,
         threads: int | None = None,
@@ -64,12 +65,13 @@ class Optimiser:
         }
         self.motion_rates: dict[str, float] = {}
         if train_motion:
-            rates = {"pose": options.flame_pose_lr, "trans": options.flame_trans_lr, "expr": options.flame_expr_lr}
-            self.motion_rates = {name: rates[group] for group, names in MOTION_GROUPS.items() for name in names}
+            rates = {"pose": options.flame_pose_lr, "trans": options.flame_trans_lr, "expr": options.flame_expr_lr,
+                     "offset": options.flame_offset_lr}  # fmt: skip
+            self.motion_rates = {name: rates[group] for name, group in avatar.rig.groups.items()}
         self.moments = {name: zero_moments(column) for name, column in avatar.columns.items()}
         self.motion_moments = {name: zero_moments(avatar.rig.parameters[name]) for name in self.motion_rates}
         self.row_steps = {
-            name: torch.zeros_like(avatar.rig.parameters[name][:, 0], requires_grad=False) for name in self.motion_rates
+            name: avatar.rig.parameters[name].new_zeros(avatar.rig.timesteps) for name in self.motion_rates
         }
         self.count = 0
 
@@ -129,7 +131,7 @@ class Optimiser:
         return {**state, **{f"optimiser.{name}.steps": steps for name, steps in self.row_steps.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.count = int(state["optimiser.count"])
+        self.count = int(state["optimiser.count"])  # the tables are those of this run: a checkpoint may hold more
         for table in (self.moments, self.motion_moments):
             for name, (first, _) in table.items():
                 pair = (state[f"optimiser.{name}.exp_avg"], state[f"optimiser.{name}.exp_avg_sq"])

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from gaussian_renderer import PipelineOptions
 from gaussian_renderer.backends import BACKENDS
 from scene.datasets import DataOptions
 from scene.densification import STRATEGIES, DensificationOptions
@@ -26,11 +27,13 @@ class RunOptions:
     """The run folder, randomness, device, and when to look, save and stop."""
 
     model_path: str = field(default="", metadata={"alias": "-m", "help": "run folder (default: output/<10 letters>)"})
-    config: str = field(default="default", metadata={"help": "default, demo, gaussian_avatars, or a YAML file"})
+    config: str = field(default="", metadata={"help": "preset: default (bound), static (unbound), demo, "
+                                                      "gaussian_avatars, or a YAML file"})  # fmt: skip
     seed: int = field(default=0, metadata={"help": "same seed, same inputs: same bits"})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda[:i]"})
     rasterizer: str = field(default="native", metadata={"help": f"splat engine: {', '.join(BACKENDS)}"})
     threads: int = field(default=0, metadata={"help": "threads of the native kernels; results do not depend on it"})
+    start_checkpoint: str = field(default="", metadata={"help": "begin a new run from this state and step"})
     resume: str = field(default="", metadata={"bare": "latest", "help": "bare: newest good checkpoint; or a path"})
     overwrite: bool = field(default=False, metadata={"help": "replace a run that the folder already holds"})
     interval: int = field(default=-1, metadata={"help": "iterations between tests, saves, checkpoints; -1: a tenth"})
@@ -38,6 +41,8 @@ class RunOptions:
     save_iterations: list[int] = field(default_factory=list, metadata={"help": "save the avatar at these instead"})
     checkpoint_iterations: list[int] = field(default_factory=list, metadata={"help": "checkpoint at these"})
     quiet: bool = field(default=False, metadata={"help": "no progress bar"})
+    debug_from: int = field(default=-1, metadata={"help": "on a GPU, look for NaN after every step from this one on"})
+    detect_anomaly: bool = field(default=False, metadata={"help": "PyTorch names the operation that made a NaN; slow"})
     ip: str = field(default="127.0.0.1", metadata={"help": "of the viewer, which does not exist yet"})
     port: int = field(default=0, metadata={"help": "of the viewer, which does not exist yet"})
 
@@ -52,6 +57,7 @@ class Options:
     model: ModelOptions
     optimiser: OptimiserOptions
     densification: DensificationOptions
+    pipeline: PipelineOptions
     losses: dict[str, Any]  # name in LOSSES -> its options
 
 
@@ -62,6 +68,7 @@ CHOICES = {
     "densification": tuple(STRATEGIES),
     "flame_update": ("rows", "dense"),
     "scene_extent": ("head", "cameras"),
+    "data_device": ("cpu", "cuda"),
 }
 
 

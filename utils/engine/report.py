@@ -6,8 +6,9 @@ import math
 
 import torch
 
-from scene.flame_gaussian_model import FlameGaussianModel
+from scene.densification import Strategy
 from scene.frames import Dataset
+from scene.gaussian_model import GaussianModel
 from utils.contracts import Frame, Rendered, Terms
 from utils.engine.build import Render, iterations_saved
 from utils.engine.evaluate import evaluate
@@ -21,8 +22,11 @@ SHOW_EVERY, RECORD_EVERY = 10, 100  # iterations
 class Reporter:
     """Does, after each step, what is due at it. Nothing is kept before the guard has been asked."""
 
-    def __init__(self, run: Run, data: Dataset, avatar: FlameGaussianModel, render: Render, guard: FiniteGuard) -> None:
-        self.run, self.data, self.avatar, self.render, self.guard = run, data, avatar, render, guard
+    def __init__(  # noqa: PLR0913
+        self, run: Run, data: Dataset, avatar: GaussianModel, strategy: Strategy, render: Render, guard: FiniteGuard
+    ) -> None:
+        self.run, self.data, self.avatar, self.strategy = run, data, avatar, strategy
+        self.render, self.guard = render, guard
         write_cameras(run, data)
         end = run.options.optimiser.iterations
         if run.first == end and end not in iterations_saved(run.folder):
@@ -45,7 +49,8 @@ class Reporter:
             values["psnr"] = -10.0 * math.log10(max(float(error), 1e-12))
             run.log.progress(step, values, len(self.avatar))
             if step % RECORD_EVERY == 0 or last:
-                run.log.scalars(step, "train", {**values, "gaussians": len(self.avatar)})
+                run.log.scalars(step, "train", {**values, "gaussians": len(self.avatar),
+                                            "pruned": self.strategy.pruned})  # fmt: skip
         if step in run.evaluate_at | run.save_at | run.checkpoint_at:
             self.guard.poll()
         if step in run.evaluate_at:
@@ -58,7 +63,7 @@ class Reporter:
     def save(self, step: int) -> None:
         """Save the avatar and the facts about the run so far."""
         self.avatar.save(self.run.folder / "point_cloud" / f"iteration_{step}")
-        self.run.write_facts(step, len(self.avatar))
+        self.run.write_facts(step, len(self.avatar), self.strategy.pruned)
 
     @torch.no_grad()
     def evaluate(self, step: int) -> None:

@@ -26,9 +26,10 @@ from utils.io.atomic import atomic_file, write_json
 
 OPTIONS, RUN_FACTS, LOCK, CHECKPOINTS = "options.json", "run.json", ".lock", "checkpoints"
 # Options that may differ between a run and its continuation: they do not change what is computed.
-FREE = {"resume", "quiet", "threads", "overwrite", "ip", "port", "model_path", "cache_dir", "image_memory_gb", "config",
-        "interval", "test_iterations", "save_iterations", "checkpoint_iterations", "source_path", "data_root",
-        "flame_model", "flame_masks"}  # fmt: skip
+FREE = {"resume", "start_checkpoint", "debug_from", "detect_anomaly", "data_device", "quiet", "threads", "overwrite",
+        "ip", "port", "model_path", "cache_dir", "image_memory_gb", "config", "interval", "test_iterations",
+        "save_iterations", "checkpoint_iterations", "source_path", "data_root", "flame_model",
+        "flame_masks"}  # fmt: skip
 
 
 class Stateful(Protocol):
@@ -80,7 +81,7 @@ class Run:
         """Load the checkpoint that --resume asks for and return its step; 0 for a new run."""
         wanted = self.options.run.resume
         if not wanted:
-            return 0
+            return self.start_from(self.options.run.start_checkpoint)
         if wanted == "latest" and not list_checkpoints(self.folder / CHECKPOINTS):
             print(
                 f"{self.folder}: the run was stopped before its first checkpoint; starting from step 1", file=sys.stderr
@@ -100,10 +101,33 @@ class Run:
             if flag not in FREE and meta["options"].get(flag) != value:
                 raise InputError(path, flag, f"found {meta['options'].get(flag)!r}, the command line says {value!r}",
                                  "Resume with the options of the run.")  # fmt: skip
-        for part in self.parts:
-            part.load_state_dict(tensors)
+        self.load(path, tensors)
         self.seconds = meta["train_seconds"]
         return int(meta["step"])
+
+    def start_from(self, checkpoint: str) -> int:
+        """Load the state that --start_checkpoint names and return its step; other options are the new run's own."""
+        if not checkpoint:
+            return 0
+        path = Path(checkpoint)
+        if path.is_file():
+            raise InputError(path, "", "is a file, expected a folder RUN/checkpoints/step_N",
+                             "The original's .pth lacks the FLAME motion and can't be continued.")  # fmt: skip
+        tensors, meta = load_checkpoint(path)
+        step, iterations = int(meta["step"]), self.options.optimiser.iterations
+        if step >= iterations:
+            raise InputError(path, "step", f"found {step}, expected less than --iterations {iterations}")
+        self.load(path, tensors)
+        return step
+
+    def load(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        """Hand a checkpoint's tensors to the parts of the run."""
+        for part in self.parts:
+            try:
+                part.load_state_dict(tensors)
+            except KeyError as error:
+                raise InputError(path, str(error.args[0]), "is missing, expected the state of a run with these options",
+                                 "Start with the options of the checkpoint's run.") from error  # fmt: skip
 
     def write_options(self) -> None:
         """Save the options as JSON, and as the `cfg_args` text that old tools read."""
@@ -147,9 +171,10 @@ class Run:
         """Seconds spent training, resumed parts included."""
         return self.seconds + time.monotonic() - self.started
 
-    def write_facts(self, step: int, gaussians: int) -> None:
+    def write_facts(self, step: int, gaussians: int, pruned: int) -> None:
         """Write `run.json`: what metrics.py reports beside the quality."""
-        write_json(self.folder / RUN_FACTS, {"iteration": step, "gaussians": gaussians, "inputs": self.inputs,
+        write_json(self.folder / RUN_FACTS, {"iteration": step, "gaussians": gaussians, "pruned": pruned,
+                                             "inputs": self.inputs,
                                              "train_seconds": round(self.elapsed(), 3),
                                              "peak_memory_mb": round(peak_memory_mb(), 1)})  # fmt: skip
 

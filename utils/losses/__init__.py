@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from utils.contracts import Terms
-from utils.losses import binding, photometric
+from utils.losses import binding, offsets, photometric
 from utils.losses.context import LossContext
 
 __all__ = ["LOSSES", "Loss", "LossContext", "LossEntry", "Losses", "build_losses"]
@@ -34,6 +34,7 @@ class LossEntry:
 LOSSES: dict[str, LossEntry] = {
     "photometric": LossEntry(photometric.PhotometricOptions, photometric.build, photometric.describe),
     "binding": LossEntry(binding.BindingOptions, binding.build),
+    "offsets": LossEntry(offsets.OffsetOptions, offsets.build),
 }
 
 

@@ -48,7 +48,9 @@ def build(options: BindingOptions, threads: int | None = None) -> Callable[[Loss
 
     def loss(context: LossContext) -> dict[str, Tensor]:
         visible, k = context.rendered.visible, context.face_scales
-        terms = {}
+        terms: dict[str, Tensor] = {}
+        if not context.bound:
+            return terms
         if options.lambda_xyz:
             excess = position(context.local_means, k, options.threshold_xyz)
             terms["xyz"] = options.lambda_xyz * visible_mean(excess, visible)

@@ -19,3 +19,6 @@ class LossContext:
     local_means: Tensor  # [N, 3] triangle scales
     local_scales: Tensor  # [N, 3] triangle scales, activated
     face_scales: Tensor  # [N] metres: scale k of each Gaussian's triangle
+    faces: Tensor  # [F, 3] int64, of the rig's mesh
+    bound: bool = True  # False: free in the world, where limits in triangle scales mean nothing
+    offsets: Tensor | None = None  # [T, V, 3] metres: dynamic vertex offsets, where the rig trains them

@@ -197,6 +197,7 @@ def rasterize(  # noqa: PLR0913
     far: float = 100.0,
     background: Tensor,
     screen_offsets: Tensor | None = None,
+    covariances: Tensor | None = None,
     rules: str | Rules = "ours",
     threads: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -215,6 +216,7 @@ def rasterize(  # noqa: PLR0913
         near, far: a splat is drawn if near < z < far.
         background: [3].
         screen_offsets: [N, 2] added to the screen means, in half images: (W / 2, H / 2) pixels per unit.
+        covariances: [N, 6] xx xy xz yy yz zz, used instead of quats and scales (which then get no gradient).
         rules: "ours", "dgr" (diff-gaussian-rasterization), "gsplat15", or a `Rules`.
         threads: None for the environment variable MIEN_THREADS, else the number of usable CPUs.
 
@@ -228,6 +230,9 @@ def rasterize(  # noqa: PLR0913
     """
     picture = _checked_picture((width, height), (near, far), sh_degree, rules, thread_count(threads))
     splats = _checked_splats((means, quats, scales, opacities, sh), screen_offsets, sh_degree)
+    if covariances is not None:
+        splats["covariances"] = check_tensor("covariances", covariances, (means.shape[0], 6))
+        splats["quats"] = splats["scales"] = None
     camera = (
         check_tensor("world_to_camera", world_to_camera, (4, 4)),
         check_tensor("intrinsics", intrinsics, (3, 3)),
