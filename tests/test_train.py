@@ -70,7 +70,7 @@ def test_run_folder_is_what_users_know(calm: Path) -> None:
 
 def test_rows_changed_and_motion_was_trained(calm: Path) -> None:
     loaded = load_run(calm)
-    assert len(loaded.avatar) != loaded.avatar.rig.flame.faces.shape[0]
+    assert len(loaded.avatar) != loaded.avatar.rig.faces.shape[0]
     tracked = loaded.dataset.motion
     assert tracked is not None
     for name, values in loaded.avatar.rig.parameters.items():

@@ -63,7 +63,11 @@ class Reporter:
     def save(self, step: int) -> None:
         """Save the avatar and the facts about the run so far."""
         self.avatar.save(self.run.folder / "point_cloud" / f"iteration_{step}")
-        self.run.write_facts(step, len(self.avatar), self.strategy.pruned)
+        offsets = self.avatar.columns["means"].detach().norm(dim=-1)
+        self.run.write_facts(step, {
+            "gaussians": len(self.avatar), "pruned": self.strategy.pruned, "edition": self.data.edition,
+            "median_offset": round(float(offsets.median()), 6),  # from the centre of the triangle, in its scales
+        })  # fmt: skip
 
     @torch.no_grad()
     def evaluate(self, step: int) -> None:

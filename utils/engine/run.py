@@ -110,9 +110,6 @@ class Run:
         if not checkpoint:
             return 0
         path = Path(checkpoint)
-        if path.is_file():
-            raise InputError(path, "", "is a file, expected a folder RUN/checkpoints/step_N",
-                             "The original's .pth lacks the FLAME motion and can't be continued.")  # fmt: skip
         tensors, meta = load_checkpoint(path)
         step, iterations = int(meta["step"]), self.options.optimiser.iterations
         if step >= iterations:
@@ -171,10 +168,9 @@ class Run:
         """Seconds spent training, resumed parts included."""
         return self.seconds + time.monotonic() - self.started
 
-    def write_facts(self, step: int, gaussians: int, pruned: int) -> None:
-        """Write `run.json`: what metrics.py reports beside the quality."""
-        write_json(self.folder / RUN_FACTS, {"iteration": step, "gaussians": gaussians, "pruned": pruned,
-                                             "inputs": self.inputs,
+    def write_facts(self, step: int, facts: Mapping[str, Any]) -> None:
+        """Write `run.json`: what metrics.py reports beside the quality, and what the run was made from."""
+        write_json(self.folder / RUN_FACTS, {"iteration": step, **facts, "inputs": self.inputs,
                                              "train_seconds": round(self.elapsed(), 3),
                                              "peak_memory_mb": round(peak_memory_mb(), 1)})  # fmt: skip
 
@@ -203,8 +199,12 @@ def choose_folder(options: Options) -> None:
                          "or choose another -m.")  # fmt: skip
     if run.resume == "latest" and not holds_run:
         raise InputError(folder, "", "holds no run to resume", "Start without --resume.")
-    if run.resume not in ("", "latest") and not (Path(run.resume) / MANIFEST).is_file():
-        raise InputError(run.resume, "", "is no checkpoint", "Give a folder RUN/checkpoints/step_N, or --resume alone.")
+    if Path(run.start_checkpoint).is_file():
+        raise InputError(run.start_checkpoint, "", "is a file, expected a folder RUN/checkpoints/step_N",
+                         "The original's .pth lacks the FLAME motion and can't be continued.")  # fmt: skip
+    for checkpoint in {run.resume, run.start_checkpoint} - {"", "latest"}:
+        if not (Path(checkpoint) / MANIFEST).is_file():
+            raise InputError(checkpoint, "", "is no checkpoint", "Give a folder RUN/checkpoints/step_N.")
 
 
 def lock_folder(folder: Path) -> int:
