@@ -67,6 +67,7 @@ class Work:
     run: Path
     iteration: int
     splits: Mapping[str, Sequence[Pair]]
+    facts: Mapping[str, float | str | None]  # what training and rendering wrote about themselves
 
 
 def parse_arguments(argv: list[str]) -> Any:
@@ -118,6 +119,7 @@ def find_work(run: Path, iteration: int) -> Work:
             split: list_pairs(folders[split])
             for split in sorted(folders, key=lambda split: (order[split.split("_")[0]], split))
         },
+        run_facts(run, chosen),
     )
 
 
@@ -213,7 +215,7 @@ def write_results(work: Work, views: Mapping[str, Mapping[str, Scores]], distanc
         }
         write_json(work.run / "results.json", {f"ours_{work.iteration}": means})
         write_json(work.run / "per_view.json", {f"ours_{work.iteration}": per_view})
-    metrics = {**run_facts(work.run, work.iteration), "splits": splits}
+    metrics = {**work.facts, "splits": splits}
     write_json(work.run / "metrics.json", metrics)
     return metrics
 

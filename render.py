@@ -1,6 +1,12 @@
 """Render a trained avatar: `python render.py -m RUN`.
 
-Writes RUN/SPLIT/ours_N/{renders,gt,masks}/00000.png, renders.mp4, gt.mp4 (`utils/io/rendered.py`) and RUN/render.json.
+  -m RUN                        the splits of its own dataset: RUN/{train,val,test}, and how fast: RUN/render.json
+  -m RUN -t DATASET             moved by another capture, seen by its cameras: RUN/<name of that folder>
+  -m RUN --motion_path X.npz    moved by a motion file, seen by one of its own cameras: RUN/motion_X
+  ... --orbit                   from an orbiting camera: RUN/orbit, or one of the above followed by _orbit
+
+In each lies ours_N/renders/00000.png ... and renders.mp4, and beside them gt, masks, renders_mesh (--render_mesh),
+alpha (--render_alpha) and depth (--render_depth, 16-bit PNG, millimetres): see `utils/io/rendered.py`.
 """
 
 from __future__ import annotations
@@ -10,45 +16,34 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall beside a busy neighbour
 
 import argparse
-import re
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from arguments.flags import OneLineParser, add_flags
-from scene.frames import Split, View
-from utils.contracts import Camera, Splats
-from utils.engine.build import LoadedRun, load_run
+from utils.contracts import Frame, Mesh, Rendered
+from utils.engine.build import LoadedAvatar
 from utils.engine.device import check_device
+from utils.engine.mesh_overlay import overlay
 from utils.engine.options import CHOICES, known_flags
+from utils.engine.shots import RenderOptions, Shot, Take, check_options, plan
 from utils.errors import InputError, NumericalFault, run_main
 from utils.io.atomic import write_json
 from utils.io.progress import progress
-from utils.io.rendered import SplitWriter
+from utils.io.rendered import ALPHA, DEPTH, MESHES, SplitWriter
 
 # Flags of training that may be given anew: where things lie and how they are drawn, not what they are.
 OVERRIDES = ("source_path", "data_root", "flame_model", "flame_masks", "cache_dir", "image_memory_gb",
              "select_camera_id", "rasterizer", "device", "threads")  # fmt: skip
 TIMED_FRAMES, TIMED_SECONDS, WARM_UP = 50, 20.0, 2
-
-
-@dataclass
-class RenderOptions:
-    """What to render."""
-
-    model_path: str = field(default="", metadata={"alias": "-m", "help": "run folder"})
-    iteration: int = field(default=-1, metadata={"help": "which saved avatar; -1: the newest"})
-    skip_train: bool = field(default=False, metadata={"help": "leave out the training frames"})
-    skip_val: bool = field(default=False, metadata={"help": "leave out the validation frames (held-out cameras)"})
-    skip_test: bool = field(default=False, metadata={"help": "leave out the test frames (held-out timesteps)"})
-    quiet: bool = field(default=False, metadata={"help": "no progress"})
+SOLID, FARTHEST = 0.5, 65535  # opacity above which there is a depth; its largest level
 
 
 def parse_arguments(argv: list[str]) -> tuple[RenderOptions, dict[str, Any]]:
@@ -63,87 +58,87 @@ def parse_arguments(argv: list[str]) -> tuple[RenderOptions, dict[str, Any]]:
     typed = vars(parser.parse_args(argv))
     own = {f.name for f in fields(RenderOptions)}
     options = RenderOptions(**{name: value for name, value in typed.items() if name in own})
-    if not options.model_path:
-        raise InputError("command line", "--model_path", "is missing", "Give the run folder: -m RUN.")
+    check_options(options)
     return options, {name: value for name, value in typed.items() if name in OVERRIDES}
 
 
-def render_run(run: LoadedRun, options: RenderOptions, camera: str) -> float:
-    """Render every split that isn't skipped and has frames, and write `render.json`. Returns frames per second.
-
-    Args:
-        camera: given to render.py, names the folders (`test_8`); "-1": the run's own cameras.
-
-    Raises:
-        InputError: no frames are left.
-    """
-    folder = Path(options.model_path)
-    suffix = "" if camera == "-1" else "_" + re.sub(r"[^\w.-]", "_", camera)
-    skipped = {"train": options.skip_train, "val": options.skip_val, "test": options.skip_test}
-    splits = {name: split for name, split in run.dataset.splits().items() if len(split) and not skipped[name]}
-    if not splits:
-        raise InputError(run.dataset.source, "", "has no frames in the splits asked for", "Skip fewer splits.")
-    seconds = time_frames(run, [view for split in splits.values() for view in split.views])
-    for name, split in splits.items():
-        render_split(run, split, folder / f"{name}{suffix}" / f"ours_{run.iteration}", options.quiet)
-    view = next(iter(splits.values())).views[0]
-    splats, fps = place(run, view.timestep), 1.0 / seconds
-    write_json(folder / "render.json", {
-        "iteration": run.iteration, "gaussians": splats.means.shape[0], "fps": round(fps, 2),
-        "width": view.camera.width, "height": view.camera.height, "device": str(splats.means.device),
-    })  # fmt: skip
-    return fps
-
-
 @torch.no_grad()
-def render_split(run: LoadedRun, split: Split, folder: Path, quiet: bool) -> None:
-    """Render the frames of a split in their order; the folder appears when all are done.
+def render_take(loaded: LoadedAvatar, take: Take, options: RenderOptions) -> None:
+    """Render a take in its order; its folder appears when all is done.
 
     Raises:
         NumericalFault: a render isn't finite; names the frame.
     """
+    folder = Path(options.model_path) / take.name / f"ours_{loaded.iteration}"
     with SplitWriter(folder) as writer:
-        for index in progress(range(len(split)), len(split), f"render {folder.parent.name}", quiet):
-            frame = split[index]
-            image = draw(run, frame.camera, frame.timestep, frame.background)
-            if not image.isfinite().all():
-                raise NumericalFault(f"{folder}: frame {index} ({frame.name}): the render is not finite")
-            mask = None if frame.mask is None else pixels(frame.mask)[..., 0]
-            writer.write(pixels(image), pixels(frame.image), mask)
+        for index in progress(range(len(take.shots)), len(take.shots), f"render {take.name}", options.quiet):
+            shot = take.shots[index]
+            mesh, picture = draw(loaded, shot)
+            if not picture.image.isfinite().all():
+                raise NumericalFault(f"{folder}: frame {index} ({shot.name}): the render is not finite")
+            wanted = shot.photograph is not None and (options.render_mesh or not options.skip_gt)
+            frame = shot.photograph() if shot.photograph is not None and wanted else None
+            truth = None if frame is None or options.skip_gt else pixels(frame.image)
+            mask = None if truth is None or frame is None or frame.mask is None else pixels(frame.mask)[..., 0]
+            writer.write(pixels(picture.image), truth, mask, further(loaded, shot, mesh, picture, frame, options))
+
+
+def further(
+    loaded: LoadedAvatar, shot: Shot, mesh: Mesh, picture: Rendered, frame: Frame | None, options: RenderOptions
+) -> dict[str, np.ndarray]:
+    """The other pictures that were asked for, by kind."""
+    found = {}
+    if options.render_mesh:
+        size = (3, shot.camera.height, shot.camera.width)
+        behind = shot.background[:, None, None].expand(size) if frame is None else frame.image.cpu()
+        found[MESHES] = pixels(overlay(mesh, shot.camera, behind, loaded.options.run.threads or None))
+    if options.render_alpha:
+        found[ALPHA] = pixels(picture.alpha)[..., 0]
+    if options.render_depth:
+        mean = torch.where(picture.alpha > SOLID, picture.depth / picture.alpha, 0.0)[0]
+        found[DEPTH] = (1000 * mean).round().clamp(0, FARTHEST).int().cpu().numpy().astype(np.uint16)
+    return found
 
 
 @torch.no_grad()
-def time_frames(run: LoadedRun, views: list[View]) -> float:
+def time_frames(loaded: LoadedAvatar, shots: Sequence[Shot]) -> float:
     """Median seconds from a timestep to its finished picture: posing the mesh, placing the Gaussians, drawing.
 
-    Frames spread over the views, on an otherwise idle process: no reading, no writing.
+    Frames spread over the shots, on an otherwise idle process: no reading, no writing.
     """
-    chosen = [views[i] for i in np.linspace(0, len(views) - 1, TIMED_FRAMES).round().astype(int)]
-    background, times, began = torch.zeros(3), [], time.perf_counter()
-    for count, view in enumerate(chosen):
+    chosen = [shots[i] for i in np.linspace(0, len(shots) - 1, TIMED_FRAMES).round().astype(int)]
+    times, began = [], time.perf_counter()
+    for count, shot in enumerate(chosen):
         start = time.perf_counter()
-        draw(run, view.camera, view.timestep, background)
+        draw(loaded, shot)
         times.append(time.perf_counter() - start)
         if count >= WARM_UP and time.perf_counter() - began > TIMED_SECONDS:
             break
     return statistics.median(times[WARM_UP:])
 
 
-def place(run: LoadedRun, timestep: int) -> Splats:
-    return run.avatar.place_on(run.avatar.rig(timestep))
+def write_speed(loaded: LoadedAvatar, takes: list[Take], file: Path) -> float:
+    """Measure the frames per second of posing and drawing, before anything else is rendered, and write them."""
+    shots = [shot for take in takes for shot in take.shots]
+    fps, camera = 1.0 / time_frames(loaded, shots), shots[0].camera
+    device = loaded.options.run.device
+    write_json(file, {"iteration": loaded.iteration, "gaussians": len(loaded.avatar), "fps": round(fps, 2),
+                      "width": camera.width, "height": camera.height, "device": device})  # fmt: skip
+    return fps
 
 
-def draw(run: LoadedRun, camera: Camera, timestep: int, background: Tensor) -> Tensor:
-    """A finished picture, [3, H, W], not clamped."""
-    splats = place(run, timestep)
+def draw(loaded: LoadedAvatar, shot: Shot) -> tuple[Mesh, Rendered]:
+    """The posed mesh and a finished picture of it, not clamped."""
+    mesh = loaded.avatar.rig(shot.timestep)
+    splats = loaded.avatar.place_on(mesh)
     device = splats.means.device
-    image = run.render(splats, camera.to(device), background.to(device)).image
+    picture = loaded.render(splats, shot.camera.to(device), shot.background.to(device))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return image
+    return mesh, picture
 
 
-def pixels(image: Tensor) -> np.ndarray:
+def pixels(image: torch.Tensor) -> np.ndarray:
     """[C, H, W] in [0, 1] -> uint8 [H, W, C], clamped and rounded."""
     return image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
@@ -151,12 +146,22 @@ def pixels(image: Tensor) -> np.ndarray:
 def main(argv: list[str]) -> None:
     options, overrides = parse_arguments(argv)
     check_device(overrides.get("device", "cpu"))
-    run = load_run(Path(options.model_path), options.iteration, overrides)
-    if run.options.run.device == "cpu":
+    loaded, takes = plan(options, overrides)
+    if options.render_mesh and not loaded.avatar.rig.bound:
+        raise InputError("command line", "--render_mesh", f"{options.model_path} is bound to no mesh", "Leave it out.")
+    if loaded.options.run.device == "cpu":
         torch.set_num_threads(1)  # the native kernels have their own threads
-    fps = render_run(run, options, str(overrides.get("select_camera_id", "-1")))
+    own = not (options.target_path or options.motion_path or options.orbit)
+    said = ""
+    if own:
+        fps = write_speed(loaded, takes, Path(options.model_path) / "render.json")
+        said = f"; posing and drawing alone: {fps:.1f} fps"
+    for take in takes:
+        render_take(loaded, take, options)
     if not options.quiet:
-        print(f"{options.model_path}: rendered iteration {run.iteration}; posing and drawing alone: {fps:.1f} fps")
+        frames = sum(len(take.shots) for take in takes)
+        where = ", ".join(f"{take.name}/ours_{loaded.iteration}" for take in takes)
+        print(f"{options.model_path}: rendered iteration {loaded.iteration}: {frames} frames in {where}{said}")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def train(options: Options) -> None:
         for view in range((step - 1) * views, step * views):
             frame = frames[index_at(options.run.seed, view, len(frames))]
             triangles = avatar.frames(frame.timestep)
-            image = render(avatar.place(triangles), frame.camera, frame.background)
+            with guard.drawing(step, frame.name):
+                image = render(avatar.place(triangles), frame.camera, frame.background)
             terms = loss(LossContext(step, frame, image, **avatar.local(triangles)))
             (terms.total / views).backward()
             allowed = guard.check(step, frame.name, terms, avatar.parameters)

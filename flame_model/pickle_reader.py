@@ -7,7 +7,8 @@ could differ, and no class of ours or of another package is ever looked up, call
 the known weaknesses of allow-listing unpicklers: state set on classes, dotted names, huge lengths and memo indices,
 nested and cyclic values.
 
-Protocols 0 to 4 are read, and strings of Python 2 as latin1.
+Protocols 0 to 4 are read, and strings of Python 2 as latin1. References to things outside the pickle are recorded for
+the one caller that asks for it, `flame_model.torch_file`; everywhere else they are refused.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ MAX_DEPTH = 16
 MAX_LINE = 256  # bytes of a number or name written as text
 MAX_INTEGER = 16  # bytes
 LONG_TEXT = 1 << 16  # bytes from which a text can only be array bytes
+FLAME_ADVICE = (
+    "Use the file as it comes from https://flame.is.tue.mpg.de; scripts/flame_globals.py lists what a file asks for"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,15 @@ class Call:
     offset: int
     state: Any = None
     has_state: bool = False
+    items: dict[Any, Any] | None = None  # of a `mapping`, set one by one
+
+
+@dataclass(frozen=True, eq=False)
+class Persistent:
+    """Something that a pickle keeps outside itself, by the name it has there. Never looked up here."""
+
+    name: Any
+    offset: int
 
 
 @dataclass
@@ -85,19 +98,30 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(path, "", f"can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def read_pickle(data: bytes, source: Path, allowed: Globals = MODEL_GLOBALS, base: int = 0) -> Any:
-    """Interpret pickle bytes into plain containers, numbers, text, `Global`s and `Call`s.
+def read_pickle(
+    data: bytes,
+    source: Path,
+    allowed: Globals = MODEL_GLOBALS,
+    base: int = 0,
+    *,
+    persistent: bool = False,
+    advice: str = FLAME_ADVICE,
+) -> Any:
+    """Interpret pickle bytes into plain containers, numbers, text, `Global`s, `Call`s and `Persistent`s.
 
     Args:
         data: the pickle (trailing bytes are not looked at).
         source: the file, for messages.
         allowed: permitted globals.
         base: offset of `data` in the file, for messages.
+        persistent: whether the pickle may refer to things outside itself.
+        advice: what to do about a global that is not permitted.
 
     Raises:
         InputError: anything not permitted or malformed; names the file and the byte offset.
     """
     machine = _Machine(data, source, allowed, base)
+    machine.persistent, machine.advice = persistent, advice
     value = machine.run()
     _check_depth(value, source, base + machine.start)
     return value
@@ -125,10 +149,12 @@ def _check_depth(root: Any, source: Path, offset: int) -> None:
     pending = [(root, 1, offset)]
     while pending:
         value, depth, offset = pending.pop()
-        if type(value) not in (Call, dict, list, tuple) or deepest.get(id(value), 0) >= depth:
+        if type(value) not in (Call, Persistent, dict, list, tuple) or deepest.get(id(value), 0) >= depth:
             continue
         if type(value) is Call:
-            offset, children = value.offset, [*value.arguments, value.state]
+            offset, children = value.offset, [*value.arguments, value.state, value.items]
+        elif type(value) is Persistent:
+            offset, children = value.offset, [value.name]
         else:
             children = list(value.values()) if type(value) is dict else list(value)
         if depth > MAX_DEPTH:
@@ -155,6 +181,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}  # a dict: a huge index costs nothing
+        self.persistent, self.advice = False, FLAME_ADVICE
 
     def run(self) -> Any:
         for _ in range(MAX_OPCODES):
@@ -165,7 +192,7 @@ class _Machine:
                 self.listing.opcodes[name] = self.listing.opcodes.get(name, 0) + 1
             if name == "STOP":
                 return self.pop()
-            if handler is None:
+            if handler is None or (name == "BINPERSID" and not self.persistent):
                 advice = "Re-save the file with pickle protocol 4" if name in _PROTOCOL_5 else ""
                 raise self.error(f"found the pickle opcode {name}, which is not permitted here", advice)
             handler(self)
@@ -289,6 +316,7 @@ class _Machine:
         target.extend(values)
 
     def extend_dict(self, values: list[Any], target: Any) -> None:
+        target = target.items if type(target) is Call else target
         if type(target) is not dict:
             raise self.error("sets items of something that is not a dict")
         if len(values) % 2:
@@ -340,9 +368,9 @@ class _Machine:
             self.listing.globals.append((self.base + self.start, shown, kind is not None))
             kind = kind or "refused"
         if kind is None:
-            raise self.error(
-                f"asks for the global '{shown}', which is not permitted in this file", _advice(module, name)
-            )
+            protocol_5 = name == "_frombuffer" and module in ("numpy._core.numeric", "numpy.core.numeric")
+            advice = "Re-save it with pickle.dump(..., protocol=4)" if protocol_5 else self.advice
+            raise self.error(f"asks for the global '{shown}', which is not permitted in this file", advice)
         self.push(Global(kind, shown, self.base + self.start))
 
     def global_lines(self) -> None:
@@ -359,7 +387,11 @@ class _Machine:
             raise self.error("calls something that is not a permitted global")
         if type(arguments) is not tuple:
             raise self.error(f"calls '{function.name}' with arguments that are not a tuple")
-        self.push(Call(function, arguments, self.base + self.start))
+        items = {} if function.kind == "mapping" else None
+        self.push(Call(function, arguments, self.base + self.start, items=items))
+
+    def persistent_id(self) -> None:
+        self.push(Persistent(self.pop(), self.base + self.start))
 
     def build(self) -> None:
         state, target = self.pop(), self.top()
@@ -368,14 +400,6 @@ class _Machine:
         if target.has_state:
             raise self.error(f"sets the state of '{target.function.name}' twice")
         target.state, target.has_state = state, True
-
-
-def _advice(module: str, name: str) -> str:
-    if name == "_frombuffer" and module in ("numpy._core.numeric", "numpy.core.numeric"):
-        return "Re-save it with pickle.dump(..., protocol=4)"
-    return (
-        "Use the file as it comes from https://flame.is.tue.mpg.de; scripts/flame_globals.py lists what a file asks for"
-    )
 
 
 _PROTOCOL_5 = {"BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER"}
@@ -438,9 +462,9 @@ _HANDLERS: dict[str, tuple[bytes, Handler | None]] = {
     "GET": (b"g", lambda m: m.recall(m.index_line())),
     "BINGET": (b"h", lambda m: m.recall(m.unsigned(1))),
     "LONG_BINGET": (b"j", lambda m: m.recall(m.unsigned(4))),
+    "BINPERSID": (b"Q", _Machine.persistent_id),  # only where the reader allows it
     # known and refused
     "PERSID": (b"P", None),
-    "BINPERSID": (b"Q", None),
     "EXT1": (b"\x82", None),
     "EXT2": (b"\x83", None),
     "EXT4": (b"\x84", None),

@@ -13,6 +13,7 @@ from utils.errors import InputError
 
 MAX_AUTOMATIC_WIDTH = 1600  # pixels; wider pictures are reduced unless a resolution is asked for (as in 3DGS)
 ORTHONORMAL_TOLERANCE = 1e-3
+FARTHEST = 1e6  # metres
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def opencv_from_opengl(camera_to_world: np.ndarray) -> np.ndarray:
 def rigid_fault(matrix: np.ndarray) -> str:
     """Why a [4, 4] matrix is not a rigid motion (to 1e-3), or an empty string."""
     rotation = matrix[:3, :3]
+    if not np.abs(matrix[:3, 3]).max() <= FARTHEST:
+        return f"found a camera {np.abs(matrix[:3, 3]).max():.3g} m from the origin, expected at most {FARTHEST:g}"
     if np.abs(matrix[3] - [0.0, 0.0, 0.0, 1.0]).max() > 1e-6:
         return f"found last row {matrix[3].tolist()}, expected [0, 0, 0, 1]"
     with np.errstate(over="ignore", invalid="ignore"):

@@ -177,6 +177,12 @@ class GaussianModel:
                 **self.rig.state_dict()}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state; ValueError for a binding or a degree that can't be."""
+        n_faces, binding, degree = self.rig.faces.shape[0], state["binding"], int(state["sh_degree"])
+        if not bool(((binding >= 0) & (binding < n_faces)).all()):
+            raise ValueError(f"binding: found a face outside the mesh, expected 0 to {n_faces - 1}")
+        if not 0 <= degree <= self.max_sh_degree:
+            raise ValueError(f"sh_degree: found {degree}, expected 0 to {self.max_sh_degree}")
         device = self.binding.device
         self.columns = {name: state[f"columns.{name}"].to(device).requires_grad_() for name in COLUMNS}
         self.binding = state["binding"].to(device)

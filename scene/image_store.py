@@ -8,10 +8,11 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from utils.errors import EnvironmentFault, InputError
 from utils.io.atomic import atomic_file
 from utils.io.images import RESAVE, blend, composite, read_image, replace_background, resize
+from utils.io.video import VideoFrame, VideoReader
 
 MAGIC = b"MIENIMG1"
 DATA_OFFSET = 4096  # bytes: magic, SHA-256 of the recipe, total bytes, zeros
@@ -31,14 +33,16 @@ MIN_BACKGROUND_PIXELS = 16
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+PictureFile = Path | VideoFrame
+Layers = tuple[np.ndarray, "np.ndarray | None"]  # a photograph [H, W, C] and its matte [H, W, 1], uint8
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A recipe for one stored picture."""
+    """A recipe for one stored picture. A mask that is the image itself means the alpha channel of that image."""
 
-    image: Path
-    mask: Path | None
+    image: PictureFile
+    mask: PictureFile | None
     size: tuple[int, int]  # (width, height) that the files must have
     target: tuple[int, int]  # (width, height) to store
     background: int  # grey level, 0 or 255
@@ -52,20 +56,34 @@ class Picture:
         """Three colour planes and, with a matte, one more."""
         return self.pixels * (4 if self.mask else 3)
 
+    @property
+    def videos(self) -> list[tuple[Path, bool]]:
+        """The video files that it takes frames of, and whether as a matte."""
+        files = ((self.image, False), (self.mask, True))
+        return [(file.path, matte) for file, matte in files if isinstance(file, VideoFrame)]
 
-def prepare(picture: Picture) -> np.ndarray:
+    @property
+    def frames(self) -> list[int]:
+        """Which frames of these."""
+        return [file.index for file in (self.image, self.mask) if isinstance(file, VideoFrame)]
+
+
+def prepare(picture: Picture, layers: Layers | None = None) -> np.ndarray:
     """Decode, composite and resize: uint8 [3 or 4, H, W] planes (RGB and the matte, if there is one).
 
     RGBA is laid over the background. RGB with a matte is brought onto the background from whatever lies behind the
     matte (see `exported_background`). RGB without a matte is kept: nothing is known about its background.
 
+    Args:
+        layers: photograph and matte, if they are decoded already.
     Raises:
         InputError: a file is damaged, has another size or another number of channels.
     """
-    image = read_image(picture.image, picture.size)
+    if layers is None:
+        layers = next(read_videos([picture], [0]))[1] if picture.videos else read_layers(picture, {})
+    image, matte = layers
     if image.shape[2] == 1:
-        raise InputError(picture.image, "", "found 1 channel in a photograph, expected 3 or 4", RESAVE)
-    matte = None if picture.mask is None else read_image(picture.mask, picture.size)
+        raise InputError(str(picture.image), "", "found 1 channel in a photograph, expected 3 or 4", RESAVE)
     if matte is not None and matte.shape[2] != 1:
         problem = f"found {matte.shape[2]} channels in a matte, expected 1"
         raise InputError(str(picture.mask), "", problem, "Re-save it as 8-bit grey PNG.")
@@ -73,8 +91,47 @@ def prepare(picture: Picture) -> np.ndarray:
         image = composite(image, picture.background)
     elif matte is not None:
         image = on_background(image, matte, picture.background)
-    layers = image if matte is None else np.concatenate([image, matte], axis=2)
-    return np.ascontiguousarray(resize(layers, *picture.target).transpose(2, 0, 1))
+    planes = image if matte is None else np.concatenate([image, matte], axis=2)
+    return np.ascontiguousarray(resize(planes, *picture.target).transpose(2, 0, 1))
+
+
+def read_layers(picture: Picture, readers: Mapping[tuple[Path, bool], VideoReader]) -> Layers:
+    """Photograph and matte of a picture; `readers` has one for each of its videos."""
+    image = read_layer(picture.image, False, picture.size, readers)
+    if picture.mask is None:
+        return image, None
+    if picture.mask != picture.image:
+        return image, read_layer(picture.mask, True, picture.size, readers)
+    if image.shape[2] != 4:
+        problem = f"found {image.shape[2]} channels, expected 4: its matte is its alpha channel"
+        raise InputError(str(picture.image), "", problem, "Re-save it as 8-bit RGBA PNG.")
+    return image, image[..., 3:]
+
+
+def read_layer(
+    file: PictureFile, matte: bool, size: tuple[int, int], readers: Mapping[tuple[Path, bool], VideoReader]
+) -> np.ndarray:
+    """A picture file, or the frame of a video, of the expected size (width, height)."""
+    if isinstance(file, Path):
+        return read_image(file, size)
+    layer = readers[file.path, matte].read(file.index)
+    if layer.shape[1::-1] != size:
+        problem = f"found {layer.shape[1]}x{layer.shape[0]} pixels, expected {size[0]}x{size[1]} (w x h of the dataset)"
+        raise InputError(file.path, f"frame {file.index}", problem)
+    return layer
+
+
+def read_videos(pictures: Sequence[Picture], chosen: Iterable[int]) -> Iterator[tuple[int, Layers]]:
+    """(position, layers) of the chosen pictures, all with frames of videos: every video once, from front to back.
+
+    Only the videos of one picture are open at a time, and each holds one frame.
+    """
+    ordered = sorted(chosen, key=lambda index: (pictures[index].videos, pictures[index].frames))
+    for videos, group in groupby(ordered, key=lambda index: pictures[index].videos):
+        with ExitStack() as stack:
+            readers = {key: stack.enter_context(VideoReader(*key)) for key in videos}
+            for index in group:
+                yield index, read_layers(pictures[index], readers)
 
 
 def on_background(image: np.ndarray, matte: np.ndarray, background: int) -> np.ndarray:
@@ -149,20 +206,20 @@ def open_store(pictures: Sequence[Picture], cache: Path, memory_bytes: int) -> I
         InputError: a picture is not what it must be; no cache file is left behind.
         EnvironmentFault: the cache can't be written.
     """
-    total = _offsets(pictures)[-1]
+    offsets = _offsets(pictures)
+    total = offsets[-1]
     if total <= memory_bytes:
         block = np.empty(total, np.uint8)
-        end = 0
-        for planes in _decoded(pictures):
-            block[end : end + planes.size] = planes.reshape(-1)
-            end += planes.size
+        for index, planes in _decoded(pictures):
+            block[offsets[index] : offsets[index + 1]] = planes.reshape(-1)
         return ImageStore(block, pictures)
     header = _cache_header(pictures, total)
     path = cache / f"images-{header[8:16].hex()}.cache"
     if not _is_complete(path, header, total):
         with leaving_no_folders(cache), atomic_file(path) as file:
             file.write(header)
-            for planes in _decoded(pictures):
+            for index, planes in _decoded(pictures):
+                file.seek(DATA_OFFSET + offsets[index])
                 file.write(planes.tobytes())
     try:
         return ImageStore(np.memmap(path, np.uint8, mode="r", offset=DATA_OFFSET, shape=(total,)), pictures)
@@ -192,12 +249,14 @@ def _cache_header(pictures: Sequence[Picture], total: int) -> bytes:
     return (MAGIC + digest + total.to_bytes(8, "little")).ljust(DATA_OFFSET, b"\0")
 
 
-def _identity(path: Path) -> list[str | int]:
+def _identity(file: PictureFile) -> list[str | int]:
+    frame = isinstance(file, VideoFrame)
+    path = file.path if frame else file
     try:
         status = path.stat()
     except OSError as error:
         raise InputError(path, "", f"can't be read: {error.strerror or error}") from error
-    return [str(path), status.st_size, status.st_mtime_ns]
+    return [str(path), status.st_size, status.st_mtime_ns, *([file.index] if frame else [])]
 
 
 def _is_complete(path: Path, header: bytes, total: int) -> bool:
@@ -209,16 +268,26 @@ def _is_complete(path: Path, header: bytes, total: int) -> bool:
         return False
 
 
-def _decoded(pictures: Sequence[Picture]) -> Iterator[np.ndarray]:
-    """Prepared planes in order, decoded by threads, with a progress bar on a terminal and a closing line elsewhere."""
+def _decoded(pictures: Sequence[Picture]) -> Iterator[tuple[int, np.ndarray]]:
+    """(position, prepared planes): stills in order, then frames of videos in the order of the videos.
+
+    Stills are decoded by threads, videos ahead of the threads that prepare their frames. There is a progress bar on a
+    terminal and a closing line elsewhere.
+    """
     interactive, start = sys.stderr.isatty(), time.perf_counter()
-    results = parallel_map(prepare, pictures)
+    moving = [index for index, picture in enumerate(pictures) if picture.videos]
+    stills = ((index, None) for index, picture in enumerate(pictures) if not picture.videos)
+
+    def work(job: tuple[int, Layers | None]) -> tuple[int, np.ndarray]:
+        return job[0], prepare(pictures[job[0]], job[1])
+
+    results = parallel_map(work, chain(stills, read_videos(pictures, moving)))
     yield from tqdm(results, "decoding", len(pictures), unit="picture", disable=not interactive, leave=False)
     if not interactive:
         print(f"decoded {len(pictures)} pictures in {time.perf_counter() - start:.1f} s", file=sys.stderr)
 
 
-def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`map` with threads: results in order, the first error in order, only a few results held at a time."""
     threads = min(8, os.cpu_count() or 1)
     waiting: deque[Future[Result]] = deque()

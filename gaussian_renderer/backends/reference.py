@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from utils.contracts import Camera, Rendered, Splats
+from utils.errors import NumericalFault
 from utils.maths.projection import (
     camera_centre,
     covariance_2d,
@@ -68,6 +69,7 @@ def render(
         threads: ignored; PyTorch has its own setting.
         screen_offsets: [N, 2] added to the projected centres, in half images (NDC); a leaf of zeros if not given.
     """
+    refuse_non_finite(splats, camera, background)
     if screen_offsets is None:
         screen_offsets = torch.zeros_like(splats.means[:, :2]).requires_grad_()
     footprints = _project(splats, camera, screen_offsets)
@@ -80,6 +82,16 @@ def render(
     transmittance = blended[4:]
     image = blended[:3] + background[:, None, None] * transmittance
     return Rendered(image, 1 - transmittance, blended[3:4], radii, screen_offsets)
+
+
+def refuse_non_finite(splats: Splats, camera: Camera, background: Tensor) -> None:
+    """Raise NumericalFault naming the first tensor that holds NaN or infinity, and its row."""
+    tensors = {name: getattr(splats, name) for name in ("means", "quats", "scales", "opacities", "sh", "covariances")}
+    tensors |= {"world_to_camera": camera.world_to_camera, "intrinsics": camera.intrinsics, "background": background}
+    for name, tensor in tensors.items():
+        if tensor is not None and not bool(tensor.isfinite().all()):
+            row = int(torch.nonzero(~tensor.isfinite())[0, 0])
+            raise NumericalFault(f"renderer: {name}: row {row} is not finite. A step before this one diverged")
 
 
 def _project(splats: Splats, camera: Camera, screen_offsets: Tensor) -> Footprints:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
-from scene.datasets import flame_nerf
+from scene.datasets import blender, colmap, flame_nerf, flash_avatar, imavatar, insta, metrical_tracker, nersemble
 from scene.datasets.capture import Capture, Format, decode
 from scene.datasets.options import DataOptions
 from scene.frames import Dataset
@@ -15,7 +16,14 @@ __all__ = ["DATASETS", "Capture", "DataOptions", "Format", "identify", "open_dat
 
 # Asked in this order: the first that recognises the folder reads it.
 DATASETS: dict[str, Format] = {
+    "colmap": Format(colmap.recognise, colmap.read, rig="still"),
     "flame_nerf": Format(flame_nerf.recognise, flame_nerf.read),
+    "insta": Format(insta.recognise, insta.read, rig="meshes"),  # before blender: the same file names
+    "blender": Format(blender.recognise, blender.read, rig="still"),
+    "metrical_tracker": Format(metrical_tracker.recognise, metrical_tracker.read),
+    "flash_avatar": Format(flash_avatar.recognise, flash_avatar.read),
+    "nersemble": Format(nersemble.recognise, nersemble.read),
+    "imavatar": Format(imavatar.recognise, imavatar.read),
 }
 
 
@@ -26,7 +34,7 @@ def identify(options: DataOptions) -> tuple[Path, Format]:
         InputError: not a folder, or of no known format: says what each format looked for.
     """
     source = Path(options.source_path).expanduser()
-    if not options.source_path or not source.is_dir():
+    if not options.source_path or not os.path.isdir(source):
         raise InputError(options.source_path or "--source_path", "", "is not a folder", "Give the dataset: -s FOLDER.")
     reasons = []
     for name, format_ in DATASETS.items():

@@ -6,11 +6,11 @@ which is allowed inside the data root.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scene.datasets.capture import SPLITS, Capture, FrameRecord
+from scene.datasets.capture import SPLITS, Capture, FrameRecord, Place
 from scene.datasets.flame_params import read_motion
 from scene.datasets.frame_records import Paths, read_frame
 from scene.datasets.options import DataOptions
@@ -65,13 +65,19 @@ def find_paths(folder: Path, options: DataOptions) -> Paths:
 
 def read_split(path: Path, split: str, paths: Paths) -> list[FrameRecord]:
     """The frames of one transforms file, checked."""
-    if split in OPTIONAL_SPLITS and not path.exists():
+    if not is_there(path, split):
         return []
-    if not path.is_file():
-        advice = 'Export it; for no frames write {"frames": []}.'
-        raise InputError(path, "", "does not exist", advice)
     content: Any = read_json(path)
     return [read_frame(frame, paths) for frame in JsonObject.of(path, "", content).objects("frames")]
+
+
+def is_there(path: Path, split: str) -> bool:
+    """Whether there is a transforms file; InputError if a split that must have one has none."""
+    if split in OPTIONAL_SPLITS and not path.exists():
+        return False
+    if not path.is_file():
+        raise InputError(path, "", "does not exist", 'Export it; for no frames write {"frames": []}.')
+    return True
 
 
 def flame_file_per_timestep(records: Sequence[FrameRecord]) -> list[Path]:
@@ -81,21 +87,34 @@ def flame_file_per_timestep(records: Sequence[FrameRecord]) -> list[Path]:
         InputError: two frames name different files for one timestep, or a timestep between 0 and the last is missing.
     """
     files: dict[int, Path] = {}
+    places: dict[int, Place] = {}
     for record in records:
         if record.flame_param is None:
             raise record.place.error("flame_param_path", "is missing")
-        known = files.setdefault(record.timestep, record.flame_param)
-        if known != record.flame_param:
-            problem = f"found {record.flame_param} for timestep {record.timestep}, but another frame says {known}"
-            raise record.place.error("flame_param_path", problem)
-    last = max(records, key=lambda record: record.timestep)
-    if last.timestep + 1 != len(files):
-        gap = next(t for t in range(last.timestep) if t not in files)
-        after = min((record for record in records if record.timestep > gap), key=lambda record: record.timestep)
-        problem = f"found timestep {after.timestep}, but no frame of any split has timestep {gap}"
-        problem += f"; expected 0 to {last.timestep} without gaps"
-        raise after.place.error("timestep_index", problem, "The FLAME parameters of the gap would be unknown.")
+        claim(files, record.timestep, record.flame_param, record.place)
+        places.setdefault(record.timestep, record.place)
+    for fault in gap_faults(places):
+        raise fault
     return [files[t] for t in range(len(files))]
+
+
+def claim(files: dict[int, Path], timestep: int, path: Path, place: Place) -> None:
+    """Note the parameter file of a timestep; InputError if another frame named another one."""
+    known = files.setdefault(timestep, path)
+    if known != path:
+        problem = f"found {path} for timestep {timestep}, but another frame says {known}"
+        raise place.error("flame_param_path", problem)
+
+
+def gap_faults(places: Mapping[int, Place]) -> Iterator[InputError]:
+    """A fault for each run of timesteps that no frame has, about the frame after it. `places`: of each timestep."""
+    known = sorted(places)
+    for before, after in zip([-1, *known], known, strict=False):
+        if after != before + 1:
+            problem = f"found timestep {after}, but no frame of any split has timestep {before + 1}"
+            problem += f"; expected 0 to {known[-1]} without gaps"
+            advice = "The FLAME parameters of the gap would be unknown."
+            yield places[after].error("timestep_index", problem, advice)
 
 
 def sequence_starts(flame_files: Sequence[Path]) -> tuple[int, ...]:

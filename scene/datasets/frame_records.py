@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import pi, tan
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from scene.cameras import Intrinsics, opencv_from_opengl, rigid_fault
 from scene.datasets.capture import FrameRecord
@@ -75,20 +78,15 @@ def read_frame(place: JsonObject, paths: Paths) -> FrameRecord:
         InputError: a field is missing, of the wrong type, not finite or out of range; the matrix is not rigid; a file
             does not exist or lies outside the data root.
     """
+    return FrameRecord(place=place, **{name: read(place, paths) for name, read in FIELDS.items()})
+
+
+def read_pose(place: JsonObject) -> np.ndarray:
+    """World-to-camera [4, 4] with OpenCV axes from the camera-to-world matrix with OpenGL axes."""
     matrix = place.matrix("transform_matrix", 4, 4)
     if fault := rigid_fault(matrix):
         raise place.error("transform_matrix", fault, "Export the cameras as rigid camera-to-world matrices in metres.")
-    return FrameRecord(
-        place=place,
-        timestep=place.integer("timestep_index", 0, MAX_TIMESTEP),
-        camera_index=read_camera_index(place),
-        camera_id=read_camera_id(place),
-        intrinsics=read_intrinsics(place),
-        world_to_camera=opencv_from_opengl(matrix),
-        image=paths.file(place, "file_path", paths.image),
-        mask=read_mask(place, paths),
-        flame_param=paths.file(place, "flame_param_path"),
-    )
+    return opencv_from_opengl(matrix)
 
 
 def read_camera_index(place: JsonObject) -> int | None:
@@ -119,20 +117,36 @@ def read_intrinsics(place: JsonObject) -> Intrinsics:
     cy counts from the bottom in the file and from the top here: image cy = h - cy. A missing principal point is the
     centre. A missing fl_x follows from camera_angle_x; a missing fl_y from camera_angle_y, else it is fl_x.
     """
+    size = read_size(place)
+    return Intrinsics(*read_focal_lengths(place, size), *read_principal_point(place, size), *size)
+
+
+def read_size(place: JsonObject) -> tuple[int, int]:
+    """Width and height in pixels."""
     width, height = place.integer("w", 1, MAX_SIDE), place.integer("h", 1, MAX_SIDE)
     if width * height > MAX_PIXELS:
         raise place.error("w", f"found {width}x{height} pixels, expected at most {MAX_PIXELS} pixels")
+    return width, height
+
+
+def read_focal_lengths(place: JsonObject, size: tuple[int, int]) -> tuple[float, float]:
+    """Focal lengths along x and y in pixels of a picture of `size`."""
     if not place.has("fl_x") and not place.has("camera_angle_x"):
         raise place.error("fl_x", "is missing, and so is camera_angle_x", "One of the two must be given.")
-    fx = _focal(place, "fl_x", "camera_angle_x", width)
+    fx = _focal(place, "fl_x", "camera_angle_x", size[0])
     has_vertical = place.has("fl_y") or place.has("camera_angle_y")
-    fy = _focal(place, "fl_y", "camera_angle_y", height) if has_vertical else fx
+    return fx, _focal(place, "fl_y", "camera_angle_y", size[1]) if has_vertical else fx
+
+
+def read_principal_point(place: JsonObject, size: tuple[int, int]) -> tuple[float, float]:
+    """cx from the left and cy from the top, in pixels of a picture of `size`."""
+    width, height = size
     cx = place.number("cx") if place.has("cx") else width / 2
     cy = height - place.number("cy") if place.has("cy") else height / 2
     for axis, value, side in (("cx", cx, width), ("cy", cy, height)):
         if not abs(value) <= 100 * side:
             raise place.error(axis, f"found a principal point at {value:g} px of {side}, expected near the centre")
-    return Intrinsics(fx, fy, cx, cy, width, height)
+    return cx, cy
 
 
 def _focal(place: JsonObject, length_field: str, angle_field: str, side: int) -> float:
@@ -147,3 +161,16 @@ def _focal(place: JsonObject, length_field: str, angle_field: str, side: int) ->
     if not 1e-3 <= focal <= 1e9:
         raise place.error(length_field, f"found {focal:g} px, expected a positive focal length")
     return focal
+
+
+# What is read of a frame, in the order in which faults are reported.
+FIELDS: dict[str, Callable[[JsonObject, Paths], Any]] = {
+    "world_to_camera": lambda place, paths: read_pose(place),
+    "timestep": lambda place, paths: place.integer("timestep_index", 0, MAX_TIMESTEP),
+    "camera_index": lambda place, paths: read_camera_index(place),
+    "camera_id": lambda place, paths: read_camera_id(place),
+    "intrinsics": lambda place, paths: read_intrinsics(place),
+    "image": lambda place, paths: paths.file(place, "file_path", paths.image),
+    "mask": read_mask,
+    "flame_param": lambda place, paths: paths.file(place, "flame_param_path"),
+}

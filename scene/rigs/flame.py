@@ -94,14 +94,8 @@ class FlameRig:
         return {f"flame.{name}": values.detach() for name, values in self.parameters.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        loaded = {name: state[f"flame.{name}"] for name in self.parameters}
-        for name, values in loaded.items():
-            found, expected = list(values.shape), list(self.parameters[name].shape)
-            if found != expected:
-                raise InputError("checkpoint", f"flame.{name}", f"found shape {found}, expected {expected}",
-                                 "It belongs to another sequence or FLAME edition.")  # fmt: skip
         device = self.shape.device
-        self.parameters = {name: values.to(device).requires_grad_() for name, values in loaded.items()}
+        self.parameters = {name: state[f"flame.{name}"].to(device).requires_grad_() for name in self.parameters}
 
     @torch.no_grad()
     def motion(self) -> Motion:

@@ -37,10 +37,30 @@ def test_gradient_is_named() -> None:
         guard.check(3, "v", terms(0.1), {"means": parameter(1.0), "scales": parameter(float("nan"))})
 
 
-def test_large_but_finite_gradients_pass() -> None:
-    values = torch.ones(2, requires_grad=True)
-    values.grad = torch.full((2,), 3e38)
-    assert FiniteGuard(False, lambda step: None).check(1, "v", terms(0.1), {"means": values}) is None
+def test_gradients_pass_unless_their_square_overflows() -> None:
+    """Adam's second moment is a square: 3e38 is finite, but would freeze its parameter for ever."""
+    values, guard = torch.ones(2, requires_grad=True), FiniteGuard(False, lambda step: None)
+    values.grad = torch.full((2,), 1.5e19)  # finite squares whose sum overflows
+    assert guard.check(1, "v", terms(0.1), {"means": values}) is None
+    values.grad = torch.tensor([1.0, 3e38])
+    with pytest.raises(NumericalFault, match=r"gradient of means \(1 values\)"):
+        guard.check(2, "v", terms(0.1), {"means": values})
+
+
+def test_parameters_are_looked_at_before_saving() -> None:
+    guard = FiniteGuard(False, lambda step: None)
+    guard.poll({"opacities": torch.zeros(3), "means": torch.zeros(3, 2)})
+    with pytest.raises(NumericalFault, match="shN: row 2 is not finite"):
+        guard.poll({"shN": torch.tensor([[0.0], [1.0], [float("inf")]])})
+
+
+def test_a_renderers_refusal_is_placed() -> None:
+    guard = FiniteGuard(False, lambda step: None)
+    with (
+        pytest.raises(NumericalFault, match="iteration 5, view 00001_02: renderer: means"),
+        guard.drawing(5, "00001_02"),
+    ):
+        raise NumericalFault("renderer: means: row 3")
 
 
 def test_deferred_guard_suppresses_updates_and_names_the_first_bad_step() -> None:

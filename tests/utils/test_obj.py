@@ -17,6 +17,8 @@ from utils.io.obj import ObjMesh, UvLayout, cylindrical_layout, read_obj, templa
 VERTICES, FACES = ellipsoid()
 VERTICES = VERTICES.astype(np.float32)
 TRIANGLE = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
+LINES = ["v 0 0 0", "v 1 2", "v 1 2 x", "vt 0 1", "vt", "f 1 2 3", "f 1/1 1/1 1/1", "f", "f 1/ 1 1", "f / / /",
+         "f 1/1/1 2 3", "#", "f ² 1 1", "v 1e999 0 0"]  # fmt: skip
 
 
 def parse(folder: Path, text: str) -> ObjMesh:
@@ -93,8 +95,7 @@ def test_what_is_no_text_and_what_is_no_file(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(st.sampled_from(["v 0 0 0", "v 1 2", "v 1 2 x", "vt 0 1", "vt", "f 1 2 3", "f 1/1 1/1 1/1", "f", "f 1/ 1 1",
-                                 "f / / /", "f 1/1/1 2 3", "#", "f ² 1 1", "v 1e999 0 0"]), max_size=9))  # fmt: skip
+@given(st.lists(st.sampled_from(LINES), max_size=9))
 def test_any_lines_are_read_or_refused(tmp_path: Path, lines: list[str]) -> None:
     (tmp_path / "a.obj").write_text("\n".join(lines), "utf-8")
     try:
@@ -122,7 +123,19 @@ def test_the_cylinder_doubles_coordinates_at_the_back_only() -> None:
     back = {i for i, v in enumerate(VERTICES) if abs(v[0]) < 1e-6 and v[2] < 0}
     assert len(back) == 7 and set(doubled) == poles | back  # one vertex of each ring lies on the cut
     triangles = layout.uvs[layout.faces]
-    assert np.ptp(triangles[:, :, 0], axis=1).max() < 1.01 / SECTORS  # no face reaches across the picture
+    widest = np.arctan2(0.08 * np.sin(np.pi / 2 - np.pi / SECTORS), 0.1 * np.cos(np.pi / 2 - np.pi / SECTORS))
+    expected = (np.pi - 2 * widest) / (2 * np.pi)  # of the sector at the ear
+    assert np.ptp(triangles[:, :, 0], axis=1).max() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_pole_stands_between_the_other_corners_of_each_face() -> None:
+    layout = cylindrical_layout(VERTICES, FACES)
+    for pole in (0, len(VERTICES) - 1):
+        u = layout.uvs[layout.faces][(FACES == pole).any(axis=1)][:, :, 0]
+        at = np.argwhere(FACES[(FACES == pole).any(axis=1)] == pole)[:, 1]
+        rows = np.arange(len(u))
+        others = (u.sum(axis=1) - u[rows, at]) / 2
+        assert len(u) == SECTORS and u[rows, at] == pytest.approx(others, abs=1e-6)
 
 
 def test_the_cylinder_is_seen_from_outside_with_the_face_in_the_middle() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,10 @@ def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | N
     loaded = load_avatar(folder, iteration, overrides)
     dataset = open_data(options)
     check_inputs(folder, {"source_path": dataset.fingerprint})
+    needed = 1 + max(view.timestep for split in dataset.splits().values() for view in split.views)
+    if loaded.avatar.rig.bound and loaded.avatar.rig.timesteps < needed:
+        raise InputError(folder / "point_cloud" / f"iteration_{loaded.iteration}", "motion",
+                         f"found {loaded.avatar.rig.timesteps} timesteps, the dataset has {needed}")  # fmt: skip
     return LoadedRun(loaded.options, loaded.avatar, loaded.render, loaded.iteration, dataset)
 
 
@@ -170,15 +175,15 @@ def rig_of(avatar_folder: Path, options: Options) -> str:
 def saved_options(folder: Path, overrides: Mapping[str, Any] | None = None) -> Options:
     """The options of a run: `options.json`, or the `cfg_args` of the original."""
     source = folder / OPTIONS
-    if source.is_file():
+    if os.path.isfile(source):  # False for names that are too long
         flat = read_object(source)
-    elif (folder / CFG_ARGS).is_file():
+    elif os.path.isfile(folder / CFG_ARGS):
         source = folder / CFG_ARGS
         flat = read_cfg_args(source)
     else:
         raise InputError(source, "", "is missing, expected a run folder", "Train first: train.py -m FOLDER.")
     options = options_from_flags({**flat, "model_path": str(folder), **(overrides or {})}, source)
-    check(options)
+    check(options, source)
     return options
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from utils.engine.options import Options
 from utils.errors import InputError
 
@@ -13,8 +15,8 @@ RATES = ("feature_lr", "opacity_lr", "scaling_lr", "rotation_lr", "flame_expr_lr
 OFFSET_WEIGHTS = ("lambda_dynamic_offset", "lambda_dynamic_offset_std", "lambda_laplacian")
 
 
-def check(options: Options) -> None:
-    """Raise InputError for the first rule that the options break."""
+def check(options: Options, source: str | Path = "command line") -> None:
+    """Raise InputError for the first rule that the options break; `source` is where they come from."""
     run, optimiser, data, model = options.run, options.optimiser, options.data, options.model
     iterations, threads = optimiser.iterations, run.threads
     rules = [
@@ -58,4 +60,4 @@ def check(options: Options) -> None:
         rules.append((bool(early), f"--{name}", f"found {early}, expected iterations from 1", ""))
     for broken, flag, problem, advice in rules:
         if broken:
-            raise InputError("command line", flag, problem, advice)
+            raise InputError(source, flag, problem, advice)

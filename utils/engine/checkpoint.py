@@ -20,9 +20,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from scene.gaussian_model import COLUMNS
 from utils.errors import EnvironmentFault, InputError
-from utils.io.atomic import fsync_folder, write_json
-from utils.io.json_files import read_json
+from utils.io.atomic import fsync_folder, remove, write_json
+from utils.io.json_files import JsonObject, read_json
 
 SCHEMA = 1
 KEEP = 2
@@ -47,8 +48,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
             fsync_file(temporary / name)
         write_json(temporary / MANIFEST, {name: describe(temporary / name) for name in names})
         fsync_folder(temporary)
-        if target.exists():
-            shutil.rmtree(target)
+        remove(target)
         os.replace(temporary, target)
         fsync_folder(folder)
     except OSError as error:
@@ -61,7 +61,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
     return target
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], JsonObject]:
     """Read and verify one checkpoint.
 
     Raises:
@@ -76,16 +76,18 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         found = describe(path / name)
         if found != expected:
             raise InputError(path / name, "", f"found {found}, expected {expected}", "The file was cut or changed.")
-    meta = read_object(path / META)
-    if meta.get("schema") != SCHEMA:
-        raise InputError(path / META, "schema", f"found {meta.get('schema')}, expected {SCHEMA}")
+    meta = JsonObject.of(path / META, "", read_json(path / META))
+    meta.integer("schema", SCHEMA, SCHEMA)
+    named = path.name.removeprefix("step_")
+    if named.isdigit():  # a copy may have another name
+        meta.integer("step", int(named), int(named))
     try:
         return safetensors.torch.load_file(path / TENSORS), meta
     except safetensors.SafetensorError as error:
         raise InputError(path / TENSORS, "", f"not a safetensors file: {error}") from error
 
 
-def newest_good(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], list[str]]:
+def newest_good(folder: Path) -> tuple[Path, dict[str, Tensor], JsonObject, list[str]]:
     """The newest checkpoint under `folder` that verifies, and a line about each newer one that does not.
 
     Raises:
@@ -101,6 +103,38 @@ def newest_good(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any], 
         return path, tensors, meta, complaints
     raise InputError(folder, "", "found no complete checkpoint, expected at least one to resume from",
                      "; ".join(complaints) or "Start the run without --resume.")  # fmt: skip
+
+
+def check_tensors(path: Path, found: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that verify but are not the state of such a run.
+
+    Args:
+        found: of the checkpoint. fresh: the state of the run at its start: same names and types; sizes too, except the
+            number of Gaussians, which must be the same in every tensor that has a row per Gaussian.
+
+    Raises:
+        InputError: names the checkpoint and the tensor.
+    """
+    rows = len(fresh["binding"])
+    count = len(found["binding"]) if found.get("binding") is not None and found["binding"].dim() == 1 else -1
+    for name, expected in fresh.items():
+        if name not in found:
+            raise InputError(path, name, "is missing, expected the state of a run with these options",
+                             "Start with the options of the checkpoint's run.")  # fmt: skip
+        tensor, shape = found[name], list(expected.shape)
+        if per_gaussian(name) and shape[:1] == [rows]:
+            shape[0] = count
+        if list(tensor.shape) != shape or tensor.dtype != expected.dtype:
+            problem = f"found {tensor.dtype} {list(tensor.shape)}, expected {expected.dtype} {shape}"
+            raise InputError(path, name, problem, "It belongs to another sequence, FLAME edition or kind of run.")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(path, name, "holds values that are not finite")
+
+
+def per_gaussian(name: str) -> bool:
+    """Whether a tensor of the state has a row per Gaussian: its columns, their moments and the statistics."""
+    part, _, rest = name.partition(".")
+    return part in ("binding", "columns", "densification") or (part == "optimiser" and rest.split(".")[0] in COLUMNS)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -45,16 +46,16 @@ class FiniteGuard:
         if self.deferred and not 0 <= self.debug_from <= step:
             return self.note(step, view, terms, gradients)
         self.poll()
-        if bool(terms.total.isfinite()) and all(bool(grad.sum().isfinite()) for grad in gradients.values()):
+        if bool(terms.total.isfinite()) and all(bool(squared(grad).isfinite()) for grad in gradients.values()):
             return None
         bad = [
             f"loss term {name} ({float(value.detach())})"
             for name, value in terms.values.items()
             if not value.isfinite()
         ]
-        bad += [f"gradient of {name} ({int((~grad.isfinite()).sum())} values)"
-                for name, grad in gradients.items() if not bool(grad.isfinite().all())]  # fmt: skip
-        if not bad:  # only a sum overflowed: every value is finite
+        bad += [f"gradient of {name} ({int((~grad.square().isfinite()).sum())} values)"
+                for name, grad in gradients.items() if not bool(grad.square().isfinite().all())]  # fmt: skip
+        if not bad:  # only a sum overflowed: every square is finite
             return None
         self.save(step - 1)
         raise NumericalFault(fault_line(step, view, bad))
@@ -63,7 +64,7 @@ class FiniteGuard:
         """Fold this step into the device flags without reading them, except every POLL_EVERY steps."""
         fine = terms.total.detach().isfinite()
         for gradient in gradients.values():
-            fine = fine & gradient.isfinite().all()
+            fine = fine & gradient.square().isfinite().all()
         if self.healthy is None or self.first_bad is None:
             self.healthy, self.first_bad = torch.ones_like(fine), torch.zeros_like(fine, dtype=torch.int64)
         newly = self.healthy & ~fine
@@ -77,12 +78,35 @@ class FiniteGuard:
             self.poll()
         return self.healthy
 
-    def poll(self) -> None:
-        """Read the flag; raise if a step since the last look went wrong. Call once more after the last step."""
+    @contextmanager
+    def drawing(self, step: int, view: str) -> Iterator[None]:
+        """A renderer that refuses what it is given doesn't know when and where: say it."""
+        try:
+            yield
+        except NumericalFault as fault:
+            raise NumericalFault(f"iteration {step}, view {view}: {fault}") from fault
+
+    def poll(self, parameters: Mapping[str, Tensor] | None = None) -> None:
+        """Read the flag; raise if a step since the last look went wrong. Call once more after the last step.
+
+        Args:
+            parameters: looked at as well, before they are saved: a value may be infinite behind a finite activation.
+        """
         if self.first_bad is not None and (step := int(self.first_bad)):
             bad = [f"loss term {name}" for name, flag in self.bad_terms.items() if bool(flag)] or ["a gradient"]
             raise NumericalFault(fault_line(step, self.recent[step], bad))
         self.recent.clear()
+        for name, values in (parameters or {}).items():
+            bad = ~values.detach().isfinite()
+            if bool(bad.any()):
+                row = int(torch.nonzero(bad)[0, 0])
+                raise NumericalFault(f"{name}: row {row} is not finite. Nothing was saved; the last checkpoint is good")
+
+
+def squared(gradient: Tensor) -> Tensor:
+    """Sum of squares. Adam squares gradients: one whose square overflows would freeze its parameter for ever."""
+    flat = gradient.reshape(-1)
+    return torch.dot(flat, flat)
 
 
 def fault_line(step: int, view: str, bad: list[str]) -> str:

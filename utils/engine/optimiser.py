@@ -131,6 +131,8 @@ class Optimiser:
         return {**state, **{f"optimiser.{name}.steps": steps for name, steps in self.row_steps.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        if int(state["optimiser.count"]) < 0:
+            raise ValueError(f"optimiser.count: found {int(state['optimiser.count'])}, expected at least 0")
         self.count = int(state["optimiser.count"])  # the tables are those of this run: a checkpoint may hold more
         for table in (self.moments, self.motion_moments):
             for name, (first, _) in table.items():

@@ -91,6 +91,8 @@ def options_from_flags(flat: Mapping[str, Any], source: str | Path) -> Options:
             raise InputError(source, name, f"found {value!r}, expected {type_name(hints[name])}")
         if hints[name] is float and not math.isfinite(value):
             raise InputError(source, name, f"found {value!r}, expected a finite number")
+        if isinstance(value, str) and any(c == "\0" or 0xD800 <= ord(c) < 0xE000 for c in value):
+            raise InputError(source, name, f"found {value!r}, expected UTF-8 text without NUL", "Rename the file.")
         if name in CHOICES and value not in CHOICES[name]:
             raise InputError(source, name, f"found {value!r}, expected one of {', '.join(CHOICES[name])}")
     groups = {title: build_group(group, flat, hints) for title, group in COMPONENTS.items()}

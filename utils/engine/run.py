@@ -6,7 +6,6 @@ import fcntl
 import os
 import resource
 import secrets
-import shutil
 import signal
 import string
 import sys
@@ -18,13 +17,21 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from utils.engine.checkpoint import MANIFEST, list_checkpoints, load_checkpoint, newest_good, save_checkpoint
+from utils.engine.checkpoint import (
+    MANIFEST,
+    check_tensors,
+    list_checkpoints,
+    load_checkpoint,
+    newest_good,
+    save_checkpoint,
+)
 from utils.engine.log import Log
 from utils.engine.options import Options, due_at, flags_from_options
 from utils.errors import EnvironmentFault, InputError, MienError
-from utils.io.atomic import atomic_file, write_json
+from utils.io.atomic import atomic_file, remove, write_json
 
 OPTIONS, RUN_FACTS, LOCK, CHECKPOINTS = "options.json", "run.json", ".lock", "checkpoints"
+LONGEST_NAME, MOST_STEPS = 255, 10**9  # bytes; steps
 # Options that may differ between a run and its continuation: they do not change what is computed.
 FREE = {"resume", "start_checkpoint", "debug_from", "detect_anomaly", "data_device", "quiet", "threads", "overwrite",
         "ip", "port", "model_path", "cache_dir", "image_memory_gb", "config", "interval", "test_iterations",
@@ -63,6 +70,7 @@ class Run:
         self.checkpoint_at = due_at(chosen.checkpoint_iterations, chosen.interval, iterations)
         self.signal = 0
         self.seconds = 0.0
+        made = not os.path.lexists(self.folder)
         self.lock = lock_folder(self.folder)
         if chosen.overwrite:
             clear_folder(self.folder)
@@ -73,6 +81,8 @@ class Run:
             self.write_options()
         except MienError:
             os.close(self.lock)
+            if made:  # a refused run leaves nothing behind
+                remove(self.folder)
             raise
         self.log = Log(self.folder, self.first, iterations, chosen.quiet)
         self.started = time.monotonic()
@@ -94,16 +104,17 @@ class Run:
         else:
             path = Path(wanted)
             tensors, meta = load_checkpoint(path)
+        inputs, options = meta.object("inputs").value, meta.object("options").value
         for flag, fingerprint in self.inputs.items():
-            if meta["inputs"].get(flag) != fingerprint:
+            if inputs.get(flag) != fingerprint:
                 raise InputError(path, flag, "the run was made from other files", "Resume with the files of the run.")
         for flag, value in flags_from_options(self.options).items():
-            if flag not in FREE and meta["options"].get(flag) != value:
-                raise InputError(path, flag, f"found {meta['options'].get(flag)!r}, the command line says {value!r}",
+            if flag not in FREE and options.get(flag) != value:
+                raise InputError(path, flag, f"found {options.get(flag)!r}, the command line says {value!r}",
                                  "Resume with the options of the run.")  # fmt: skip
         self.load(path, tensors)
-        self.seconds = meta["train_seconds"]
-        return int(meta["step"])
+        self.seconds = meta.number("train_seconds")
+        return meta.integer("step", 1, self.options.optimiser.iterations)
 
     def start_from(self, checkpoint: str) -> int:
         """Load the state that --start_checkpoint names and return its step; other options are the new run's own."""
@@ -111,20 +122,24 @@ class Run:
             return 0
         path = Path(checkpoint)
         tensors, meta = load_checkpoint(path)
-        step, iterations = int(meta["step"]), self.options.optimiser.iterations
+        step, iterations = meta.integer("step", 1, MOST_STEPS), self.options.optimiser.iterations
         if step >= iterations:
             raise InputError(path, "step", f"found {step}, expected less than --iterations {iterations}")
         self.load(path, tensors)
         return step
 
     def load(self, path: Path, tensors: dict[str, Tensor]) -> None:
-        """Hand a checkpoint's tensors to the parts of the run."""
+        """Hand a checkpoint's tensors to the parts of the run, if they fit."""
+        check_tensors(path, tensors, self.tensors())
         for part in self.parts:
             try:
                 part.load_state_dict(tensors)
-            except KeyError as error:
-                raise InputError(path, str(error.args[0]), "is missing, expected the state of a run with these options",
-                                 "Start with the options of the checkpoint's run.") from error  # fmt: skip
+            except ValueError as error:
+                raise InputError(path, "", str(error)) from error
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state of every part."""
+        return {name: tensor for part in self.parts for name, tensor in part.state_dict().items()}
 
     def write_options(self) -> None:
         """Save the options as JSON, and as the `cfg_args` text that old tools read."""
@@ -157,12 +172,9 @@ class Run:
 
     def checkpoint(self, step: int) -> None:
         """Write everything that a bit-identical continuation needs."""
-        tensors: dict[str, Tensor] = {}
-        for part in self.parts:
-            tensors.update(part.state_dict())
         meta: dict[str, Any] = {"inputs": self.inputs, "options": flags_from_options(self.options),
                                 "train_seconds": self.elapsed()}  # fmt: skip
-        save_checkpoint(self.folder / CHECKPOINTS, step, tensors, meta)
+        save_checkpoint(self.folder / CHECKPOINTS, step, self.tensors(), meta)
 
     def elapsed(self) -> float:
         """Seconds spent training, resumed parts included."""
@@ -191,19 +203,21 @@ def choose_folder(options: Options) -> None:
         letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(10))
         run.model_path = str(Path("output") / letters)
     folder = Path(run.model_path)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(folder, "", "is a file, expected a folder", "Choose another -m.")
-    holds_run = (folder / OPTIONS).exists()
+    if os.path.lexists(folder) and not os.path.isdir(folder):  # os.path: False for names that are too long
+        raise InputError(folder, "", "is no folder", "Choose another -m.")
+    if len(os.fsencode(folder.name)) > LONGEST_NAME:
+        raise InputError(folder, "", f"has a name of over {LONGEST_NAME} bytes", "Choose another -m.")
+    holds_run = os.path.lexists(folder / OPTIONS)
     if holds_run and not run.resume and not run.overwrite:
         raise InputError(folder, "", "already holds a run", "Continue it with --resume, replace it with --overwrite, "
                          "or choose another -m.")  # fmt: skip
     if run.resume == "latest" and not holds_run:
         raise InputError(folder, "", "holds no run to resume", "Start without --resume.")
-    if Path(run.start_checkpoint).is_file():
+    if os.path.isfile(run.start_checkpoint):
         raise InputError(run.start_checkpoint, "", "is a file, expected a folder RUN/checkpoints/step_N",
                          "The original's .pth lacks the FLAME motion and can't be continued.")  # fmt: skip
     for checkpoint in {run.resume, run.start_checkpoint} - {"", "latest"}:
-        if not (Path(checkpoint) / MANIFEST).is_file():
+        if not os.path.isfile(Path(checkpoint) / MANIFEST):
             raise InputError(checkpoint, "", "is no checkpoint", "Give a folder RUN/checkpoints/step_N.")
 
 
@@ -238,11 +252,3 @@ def clear_folder(folder: Path) -> None:
     rendered = [path for split in ("train", "val", "test") for path in folder.glob(f"{split}_*/ours_*")]
     for path in [folder / name for name in names] + rendered + [*folder.glob("events.out.tfevents.*")]:
         remove(path)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -159,6 +159,11 @@ class JsonObject:
                     raise self.error(f"{field}[{r}][{c}]", f"found {kind(number)}, expected a finite number")
         return np.array(value, dtype=np.float64)
 
+    def object(self, field: str) -> JsonObject:
+        """An object."""
+        where = f"{self.where}.{field}" if self.where else field
+        return JsonObject.of(self.source, where, self._required(field, "an object"))
+
     def objects(self, field: str) -> list[JsonObject]:
         """A list of objects."""
         value = self._required(field, "a list of objects")

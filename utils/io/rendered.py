@@ -1,9 +1,18 @@
 """Rendered frames of a run on disk, in the layout that users of Gaussian splatting know.
 
-    RUN/SPLIT/ours_N/{renders,gt,masks}/00000.png, renders.mp4, gt.mp4
+    RUN/TAKE/ours_N/KIND/00000.png, renders.mp4, gt.mp4, renders_mesh.mp4
 
-SPLIT is train, val or test, followed by `_CAMERA` if only one camera was rendered; N is the iteration; the number of a
-frame is its place in the split, in the order of the dataset's JSON. `masks` are the mattes, where the dataset has them.
+TAKE is a split (train, val or test), the folder name of a reenactment's driver, `motion_FILE` or `orbit`, followed by
+`_CAMERA` if only one camera was rendered; N is the iteration; the number of a frame is its place in the take, in the
+order of the dataset's JSON. KIND:
+
+    renders       8-bit RGB over the background
+    gt            the photographs, 8-bit RGB
+    masks         their mattes, 8-bit grey, where the dataset has them
+    renders_mesh  the posed mesh, half transparent over the photograph, 8-bit RGB
+    alpha         opacity, 8-bit grey: 255 is opaque
+    depth         distance along the camera's axis, 16-bit grey: millimetres (thousandths of the unit of an unbound
+                  scene), 0 where opacity is at most 0.5, 65535 for that much or more
 """
 
 from __future__ import annotations
@@ -13,13 +22,14 @@ import re
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import cv2
 import numpy as np
 
 from utils.errors import EnvironmentFault, InputError
@@ -27,6 +37,8 @@ from utils.io.images import encode_png, read_image
 from utils.io.video import VideoWriter
 
 RENDERS, TRUTHS, MASKS = "renders", "gt", "masks"
+MESHES, ALPHA, DEPTH = "renders_mesh", "alpha", "depth"
+VIDEOS = (RENDERS, TRUTHS, MESHES)
 FPS = 25
 SPLIT_NAME = re.compile(r"(train|val|test)(_.+)?")
 RENDER_AGAIN = "Render again: python render.py -m RUN."
@@ -102,19 +114,20 @@ def list_pairs(folder: Path) -> list[Pair]:
 
 
 class SplitWriter:
-    """Writes the frames of one split, PNGs in threads and both videos, for use in a `with` block.
+    """Writes the frames of one take, PNGs in threads and the videos, for use in a `with` block.
 
     The folder takes its name when the block ends well, and replaces an earlier one; otherwise nothing changes.
 
     Args:
         folder: .../ours_N.
     Raises:
-        EnvironmentFault: the disk refuses, or the videos can't be encoded; names the file.
+        EnvironmentFault: the disk refuses, or a video can't be encoded; names the file, and the frame of a video.
     """
 
     def __init__(self, folder: Path, threads: int = 2) -> None:
         self.folder, self.threads, self.frames = folder, threads, 0
         self._session = self._opened()
+        self._videos: dict[str, VideoWriter] = {}
 
     def __enter__(self) -> SplitWriter:
         self._session.__enter__()
@@ -125,26 +138,40 @@ class SplitWriter:
     ) -> bool | None:
         return self._session.__exit__(kind, error, trace)
 
-    def write(self, render: np.ndarray, truth: np.ndarray, mask: np.ndarray | None) -> None:
-        """Append a frame: uint8 [H, W, 3] twice, and its matte, uint8 [H, W]."""
+    def write(
+        self,
+        render: np.ndarray,
+        truth: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        others: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Append a frame.
+
+        Args:
+            render, truth: uint8 [H, W, 3].
+            mask: uint8 [H, W].
+            others: further pictures by kind: uint8 [H, W] or [H, W, 3], or uint16 [H, W].
+        """
+        pictures = {RENDERS: render, TRUTHS: truth, MASKS: mask, **(others or {})}
         name = f"{self.frames:05d}.png"
-        for kind, image in ((RENDERS, render), (TRUTHS, truth), (MASKS, mask)):
+        for kind, image in pictures.items():
             if image is not None:
                 self._writer.write(self._temporary / kind / name, image)
-        for video, image in zip(self._videos, (render, truth), strict=True):
-            video.write(image)
+        for kind in VIDEOS:
+            if (image := pictures.get(kind)) is not None:
+                self._video(kind).write(image)
         self.frames += 1
+
+    def _video(self, kind: str) -> VideoWriter:
+        if kind not in self._videos:
+            self._videos[kind] = self._stack.enter_context(VideoWriter(self._temporary / f"{kind}.mp4", FPS))
+        return self._videos[kind]
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        with atomic_folder(self.folder) as temporary:
-            with (
-                VideoWriter(temporary / f"{RENDERS}.mp4", FPS) as renders,
-                VideoWriter(temporary / f"{TRUTHS}.mp4", FPS) as truths,
-                PngThreads(self.threads) as writer,
-            ):
-                self._temporary, self._writer, self._videos = temporary, writer, (renders, truths)
-                yield
+        with atomic_folder(self.folder) as temporary, ExitStack() as self._stack:
+            self._temporary, self._writer = temporary, self._stack.enter_context(PngThreads(self.threads))
+            yield
 
 
 class PngThreads:
@@ -199,10 +226,17 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def encode_png_16(image: np.ndarray) -> bytes:
+    """PNG bytes of uint16 [H, W]."""
+    if image.dtype != np.uint16 or image.ndim != 2:
+        raise ValueError(f"found {image.dtype} {image.shape}, expected uint16 [H, W]")
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
 def _write_png(path: Path, image: np.ndarray) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(encode_png(image))
+        path.write_bytes(encode_png(image) if image.dtype == np.uint8 else encode_png_16(image))
     except OSError as error:
         raise EnvironmentFault(f"{path}: can't be written: {error.strerror or error}") from error
 

@@ -1,0 +1,63 @@
+"""The posed mesh over a picture: shaded, half transparent, without OpenGL."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from utils.contracts import Camera, Mesh
+from utils.errors import EnvironmentFault
+from utils.maths.projection import camera_centre, project, to_camera
+
+SHARE = 0.5  # of the mesh in the blend
+AMBIENT = 0.2  # of a light at the camera; the rest is Lambertian
+FARTHEST = 2.0**19  # pixels from the picture; the rasteriser's own limit is twice that
+
+
+def overlay(mesh: Mesh, camera: Camera, picture: Tensor, threads: int | None = None) -> Tensor:
+    """Blend the shaded mesh into a picture [3, H, W] in [0, 1]; all on the CPU."""
+    shading, covered = shade(mesh, camera, threads)
+    return torch.where(covered, (1 - SHARE) * picture + SHARE * shading, picture)
+
+
+def shade(mesh: Mesh, camera: Camera, threads: int | None = None) -> tuple[Tensor, Tensor]:
+    """Grey levels [H, W] in [0, 1] of the mesh, smooth, lit from the camera; and where the mesh is, bool [H, W].
+
+    Raises:
+        EnvironmentFault: the native rasteriser is not built.
+    """
+    try:
+        from diff_gaussian_rasterization.mesh import rasterize_mesh
+    except (ImportError, OSError) as error:
+        raise EnvironmentFault(
+            f"--render_mesh needs the native rasteriser: {error} (`make setup` builds it)"
+        ) from error
+    vertices, faces, camera = mesh.vertices.detach().cpu().float(), mesh.faces.cpu(), camera.to("cpu")
+    seen = to_camera(vertices, camera.world_to_camera)
+    pixels = project(seen, camera.intrinsics)
+    drawable = (seen[:, 2] > camera.near) & (pixels.abs() < FARTHEST).all(1)
+    depth = torch.where(drawable, seen[:, 2], torch.zeros(()))
+    screen = torch.cat([torch.where(drawable[:, None], pixels, torch.zeros(())), depth[:, None]], 1)
+    ids, weights, _ = rasterize_mesh(screen, faces, camera.width, camera.height, camera.near, threads)
+
+    to_eye = camera_centre(camera.world_to_camera) - vertices
+    cosines = unit(vertex_normals(vertices, faces)), unit(to_eye)
+    normals, directions = (
+        (attribute[faces[ids.clamp_min(0).long()]] * weights[..., None]).sum(-2) for attribute in cosines
+    )
+    shading = AMBIENT + (1 - AMBIENT) * (unit(normals) * unit(directions)).sum(-1).abs()
+    return shading, ids >= 0
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[V, 3] sums of the normals of the faces at each vertex, each as long as twice its area."""
+    a, b, c = (vertices[faces[:, corner]] for corner in range(3))
+    normals = torch.linalg.cross(b - a, c - a)
+    total = torch.zeros_like(vertices)
+    for corner in range(3):
+        total.index_add_(0, faces[:, corner], normals)
+    return total
+
+
+def unit(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors, dim=-1)
