@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scene.image_store import PictureFile
 from utils.contracts import Camera, Frame, Motion, Points
 from utils.maths.random import generator
 
@@ -25,8 +26,8 @@ class View:
     camera_index: int | None  # position of the camera in the calibration file
     camera_id: str  # its serial
     name: str  # stem of the picture file
-    image: Path
-    mask: Path | None
+    image: PictureFile
+    mask: PictureFile | None
     flame_param: Path | None
     split: str  # train, val or test, as in the files
 

@@ -16,7 +16,7 @@ import numpy as np
 from scene.cameras import Intrinsics, make_camera, target_size
 from scene.datasets.options import DataOptions
 from scene.frames import Dataset, Split, View, background_colour
-from scene.image_store import Picture, open_store
+from scene.image_store import Picture, PictureFile, open_store
 from utils.contracts import Motion, Points
 from utils.errors import InputError
 
@@ -50,8 +50,8 @@ class FrameRecord:
     camera_id: str
     intrinsics: Intrinsics  # of the picture file, cy from the top
     world_to_camera: np.ndarray  # [4, 4] float64, OpenCV axes
-    image: Path
-    mask: Path | None
+    image: PictureFile
+    mask: PictureFile | None
     flame_param: Path | None = None
 
 

@@ -150,15 +150,18 @@ def load_avatar(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] 
     if iteration != -1 and iteration not in saved:
         raise InputError(folder / "point_cloud", f"iteration_{iteration}", f"not found, saved are {saved}")
     chosen = saved[-1] if iteration == -1 else iteration
-    avatar_folder = folder / "point_cloud" / f"iteration_{chosen}"
-    entry = RIGS[rig_of(avatar_folder, options)]
-    model = entry.load(options.rig, options.run.device)
-    motion = entry.read(avatar_folder / entry.file) if entry.read else None
-    rig = entry.build(options.rig, model, motion, avatar_folder)
-    check_inputs(folder, {"flame_model": rig.fingerprint})
-    avatar = model_class(rig).load(avatar_folder, rig, options.run.device)
+    avatar = open_avatar(folder / "point_cloud" / f"iteration_{chosen}", options)
+    check_inputs(folder, {"flame_model": avatar.rig.fingerprint})
     render = build_renderer(options.run.rasterizer, options.run.threads or None, options.pipeline)
     return LoadedAvatar(options, avatar, render, chosen)
+
+
+def open_avatar(folder: Path, options: Options) -> GaussianModel:
+    """The avatar in a folder with `point_cloud.ply` and the motion beside it, if it is bound."""
+    entry = RIGS[rig_of(folder, options)]
+    model = entry.load(options.rig, options.run.device)
+    rig = entry.build(options.rig, model, entry.read(folder / entry.file) if entry.read else None, folder)
+    return model_class(rig).load(folder, rig, options.run.device)
 
 
 def rig_of(avatar_folder: Path, options: Options) -> str:

@@ -33,6 +33,8 @@ def read_cfg_args(path: Path) -> dict[str, Any]:
     for keyword in tree.keywords:
         if keyword.arg is None:
             raise InputError(path, "", f"found **, expected {EXPECTED}")
+        if keyword.arg in flat:
+            raise InputError(path, keyword.arg, f"is there twice, expected {EXPECTED}")
         try:
             value = ast.literal_eval(keyword.value)
         except (ValueError, TypeError, RecursionError, MemoryError) as error:
