@@ -14,7 +14,7 @@ from arguments import parse
 from gaussian_renderer import build_renderer
 from scene.densification import STRATEGIES
 from scene.frames import index_at
-from utils.engine.build import build_avatar, fingerprints, open_inputs, scene_extent
+from utils.engine.build import build_avatar, fingerprints, notes, open_inputs, scene_extent
 from utils.engine.device import check_device
 from utils.engine.guard import FiniteGuard
 from utils.engine.optimiser import Optimiser
@@ -42,7 +42,7 @@ def train(options: Options) -> None:
     run = Run(options, fingerprints(data, rig), (avatar, optimiser, strategy))
     guard = FiniteGuard(options.run.device != "cpu", run.checkpoint, options.run.debug_from)
     report = Reporter(run, data, avatar, strategy, render, guard)
-    report.say(*data.notes, *loss.notes, optimiser.note)
+    report.say(*notes(options, data, rig), *loss.notes, optimiser.note)
     frames = data.train.to(options.run.device, options.data.data_device)
     views = options.optimiser.batch_size
 

@@ -84,6 +84,8 @@ def prepare(picture: Picture, layers: Layers | None = None) -> np.ndarray:
     image, matte = layers
     if image.shape[2] == 1:
         raise InputError(str(picture.image), "", "found 1 channel in a photograph, expected 3 or 4", RESAVE)
+    if matte is not None and matte.shape[2] == 3 and bool((matte == matte[..., :1]).all()):
+        matte = matte[..., :1]  # grey, stored in three channels
     if matte is not None and matte.shape[2] != 1:
         problem = f"found {matte.shape[2]} channels in a matte, expected 1"
         raise InputError(str(picture.mask), "", problem, "Re-save it as 8-bit grey PNG.")

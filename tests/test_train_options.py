@@ -181,3 +181,18 @@ def test_a_preset_may_not_hold_an_unknown_flag(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("max_gaussians: 3\n")
     with pytest.raises(InputError, match="max_gaussians: is no flag"):
         read_preset(str(tmp_path / "p.yaml"))
+
+
+def test_one_static_camera_moves_positions_and_prunes(tmp_path: Path, flags: list[str]) -> None:
+    """Its extent is 0 in the original, so that positions never move (dataset_readers.py:54-75); ours is the head's."""
+    one = ["--select_camera_id", "0", "--iterations", "40"]
+    facts = {}
+    for name, extent in (("ours", "head"), ("originals", "cameras")):
+        still = ["--scene_extent", extent, "--densification", "none"]  # splitting displaces children at random
+        assert run(tmp_path / name, flags, *one, *still) == 0
+        facts[name] = json.loads((tmp_path / name / "run.json").read_text())
+    assert facts["ours"]["median_offset"] > 0.05 and facts["originals"]["median_offset"] < 1e-3
+    grow = ["--prune_opacity", "0.1", "--opacity_reset_interval", "-1", "--densify_until_iter", "40",
+            "--densify_grad_threshold", "1e-5"]  # fmt: skip
+    assert run(tmp_path / "pruned", flags, *one, *grow) == 0
+    assert json.loads((tmp_path / "pruned/run.json").read_text())["pruned"] > 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scene.datasets import flame_params
+from scene.datasets import flame_params, nersemble
 from utils.contracts import Motion
 from utils.errors import InputError
 from utils.io.npz import DAMAGED, Array, read_npz
@@ -57,6 +57,7 @@ def read_vhap(path: Path) -> Motion:
 MOTIONS: dict[str, MotionFormat] = {
     "flame_param": MotionFormat(recognise_flame_param, flame_params.read_motion_file),
     "vhap_tracker": MotionFormat(recognise_vhap, read_vhap),
+    "nersemble": MotionFormat(nersemble.recognise_motion, nersemble.read_motion_npz),
 }
 
 
@@ -71,7 +72,9 @@ def read_motion_file(path: Path) -> Motion:
     fitting = [name for name, reason in reasons.items() if reason is None]
     if len(fitting) != 1:
         shown = "; ".join(f"{name}: {reason or 'fits'}" for name, reason in reasons.items())
-        raise InputError(path, "", f"is no motion of a known format ({shown})", "Give a tracker's or an avatar's .npz.")
+        raise InputError(
+            path, "", f"is motion of none or several known formats ({shown})", "Give a tracker's or an avatar's .npz."
+        )
     return MOTIONS[fitting[0]].read(path)
 
 

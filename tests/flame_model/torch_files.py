@@ -164,6 +164,7 @@ def bad_archives() -> dict[str, bytes]:
     return {
         "compressed": pack([pickle, replace(data, method=8, content=packed, unpacked=10_000_000)]),
         "compressed to its size": pack([pickle, replace(data, method=8, content=packed)]),
+        "compressed in the directory alone": pack([pickle, replace(data, method=8, local_method=0)]),
         "compressed in its header": pack([pickle, replace(data, local_method=8)]),
         "encrypted": pack([pickle, replace(data, flags=1)]),
         "unpacks to more": pack([pickle, replace(data, unpacked=1 << 31)]),

@@ -147,16 +147,22 @@ def test_unknown_and_ambiguous_files_say_what_each_format_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path, {"poses": np.zeros((STEPS, 6))})
-    with pytest.raises(InputError, match="no motion of a known format .*flame_param: no rotation.*vhap_tracker: no"):
+    with pytest.raises(
+        InputError, match="motion of none or several known formats .*flame_param: no rotation.*vhap_tracker: no"
+    ):
         read_motion_file(path)
     twin = tracker_motion.MotionFormat(lambda keys: None, MOTIONS["vhap_tracker"].read)
     monkeypatch.setitem(MOTIONS, "twin", twin)
-    with pytest.raises(InputError, match="flame_param: .*belongs to VHAP's tracker; vhap_tracker: fits; twin: fits"):
+    with pytest.raises(InputError, match="flame_param: .*belongs to VHAP's tracker; vhap_tracker: fits; .*twin: fits"):
         read_motion_file(saved(tmp_path, vhap_file()))
 
 
 def test_every_format_declines_the_files_of_the_others(tmp_path: Path) -> None:
-    files = {"flame_param": arrays(), "vhap_tracker": vhap_file()}
+    benchmark = {"neck": (3,), "jaw": (3,), "eyes": (6,), "rotation": (3,), "translation": (3,), "expression": (100,),
+                 "rotation_matrices": (3, 3), "frames": ()}  # fmt: skip
+    benchmark = {key: np.zeros((STEPS, *shape)) for key, shape in benchmark.items()}
+    benchmark |= {"shape": np.zeros((1, 300)), "scale": np.ones((1, 1))}
+    files = {"flame_param": arrays(), "vhap_tracker": vhap_file(), "nersemble": benchmark}
     for name, content in files.items():
         keys = tracker_motion.keys_of(saved(tmp_path, content))
         assert [other for other, format_ in MOTIONS.items() if format_.recognise(keys) is None] == [name]

@@ -34,6 +34,7 @@ HEAD_EXTENTS = (
 )
 
 
+STATIC_EXTENT = 1e-4  # metres: cameras closer together than this are one
 UNBOUND_POINTS, UNBOUND_SIDE = 50_000, 0.3  # metres: a head at the origin of a tracked capture, if nothing is bound
 
 
@@ -93,7 +94,8 @@ def build_avatar(options: Options, dataset: Dataset, rig: Rig) -> GaussianModel:
 
 def points_around_origin(seed: int) -> Points:
     """Where an unbound avatar of a tracked head starts: random points in a cube around it."""
-    random = generator(seed, "unbound points").random((2, UNBOUND_POINTS, 3), dtype="float32")
+    random = generator(seed, "unbound points").random((2, STATIC_EXTENT = 1e-4  # metres: cameras closer together than this are one
+UNBOUND_POINTS, 3), dtype="float32")
     positions, colours = torch.from_numpy(random)
     return Points(UNBOUND_SIDE * (2.0 * positions - 1.0), colours)
 
@@ -109,6 +111,19 @@ def scene_extent(kind: str, rig: Rig, cameras: list[Camera]) -> float:
         return camera_extent(cameras)
     vertices = rig.rest_mesh().vertices
     return HEAD_EXTENTS * float((vertices - vertices.mean(dim=0)).norm(dim=-1).max())
+
+
+def notes(options: Options, dataset: Dataset, rig: Rig) -> list[str]:
+    """What a user should know before this dataset is trained on with these options."""
+    found = list(dataset.notes)
+    if dataset.motion is not None and not rig.bound:
+        found.append("unbound: Gaussians stay where they are while the head moves; --bind_to_mesh binds them to it")
+    if rig.bound and camera_extent(dataset.train.cameras) < STATIC_EXTENT:
+        found.append("one static camera: light that stays in the room looks like colour that depends on the view; if "
+                     "other views matter, compare --sh_degree 0")  # fmt: skip
+        if options.optimiser.scene_extent == "cameras":
+            found.append("--scene_extent cameras is 0 here, as in the original: positions will not move")
+    return found
 
 
 def iterations_saved(folder: Path) -> list[int]:
