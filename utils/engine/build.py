@@ -94,8 +94,7 @@ def build_avatar(options: Options, dataset: Dataset, rig: Rig) -> GaussianModel:
 
 def points_around_origin(seed: int) -> Points:
     """Where an unbound avatar of a tracked head starts: random points in a cube around it."""
-    random = generator(seed, "unbound points").random((2, STATIC_EXTENT = 1e-4  # metres: cameras closer together than this are one
-UNBOUND_POINTS, 3), dtype="float32")
+    random = generator(seed, "unbound points").random((2, UNBOUND_POINTS, 3), dtype="float32")
     positions, colours = torch.from_numpy(random)
     return Points(UNBOUND_SIDE * (2.0 * positions - 1.0), colours)
 
