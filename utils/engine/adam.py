@@ -64,10 +64,14 @@ def adam_rows(
     """
     touched = (gradient != 0).flatten(1).any(dim=1)
     steps += touched
+    # On a GPU, picking rows would wait for the device: all rows are computed there, and those without gradient kept.
+    rows = torch.nonzero(touched)[:, 0] if parameter.device.type == "cpu" else slice(None)
     column = (-1,) + (1,) * (parameter.dim() - 1)
-    mask, count = touched.view(column), steps.clamp_min(1.0).view(column)
+    mask, count, slope = touched[rows].view(column), steps[rows].clamp_min(1.0).view(column), gradient[rows]
     first, second = moments
-    first.copy_(torch.where(mask, first.lerp(gradient, 1.0 - BETA1), first))
-    second.copy_(torch.where(mask, second.mul(BETA2).addcmul_(gradient, gradient, value=1.0 - BETA2), second))
-    root = second.div(1.0 - BETA2**count).sqrt_().add_(EPSILON)
-    parameter.sub_(torch.where(mask, rate * first / (1.0 - BETA1**count) / root, 0.0))
+    mean, square = first[rows], second[rows]
+    mean = torch.where(mask, mean.lerp(slope, 1.0 - BETA1), mean)
+    square = torch.where(mask, square.mul(BETA2).addcmul_(slope, slope, value=1.0 - BETA2), square)
+    first[rows], second[rows] = mean, square
+    root = square.div(1.0 - BETA2**count).sqrt_().add_(EPSILON)
+    parameter[rows] -= torch.where(mask, rate * mean / (1.0 - BETA1**count) / root, 0.0)
