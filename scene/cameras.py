@@ -59,8 +59,8 @@ def rigid_fault(matrix: np.ndarray) -> str:
     return ""
 
 
-def make_camera(world_to_camera: np.ndarray, intrinsics: Intrinsics) -> Camera:
-    """Our Camera (float32) from a [4, 4] OpenCV world-to-camera matrix and a pinhole."""
+def make_camera(world_to_camera: np.ndarray, intrinsics: Intrinsics, far: float = Camera.far) -> Camera:
+    """Our Camera (float32) from a [4, 4] OpenCV world-to-camera matrix and a pinhole; `far` in units of the world."""
     k = intrinsics
     matrix = [[k.fx, 0.0, k.cx], [0.0, k.fy, k.cy], [0.0, 0.0, 1.0]]
     return Camera(
@@ -68,6 +68,7 @@ def make_camera(world_to_camera: np.ndarray, intrinsics: Intrinsics) -> Camera:
         torch.tensor(matrix, dtype=torch.float32),
         k.width,
         k.height,
+        far=far,
     )
 
 

@@ -196,3 +196,16 @@ def test_one_static_camera_moves_positions_and_prunes(tmp_path: Path, flags: lis
             "--densify_grad_threshold", "1e-5"]  # fmt: skip
     assert run(tmp_path / "pruned", flags, *one, *grow) == 0
     assert json.loads((tmp_path / "pruned/run.json").read_text())["pruned"] > 0
+
+
+def test_accepted_without_effect(
+    tmp_path: Path, flags: list[str], plain: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """--ip and --port open no socket and say so; --quiet says nothing; neither changes a bit."""
+    monkeypatch.setattr("socket.socket.bind", lambda *_: pytest.fail("a socket was bound"))
+    loud = [word for word in flags if word != "--quiet"]
+    assert run(tmp_path / "loud", loud, "--ip", "0.0.0.0", "--port", "60000") == 0
+    assert "--port: there is no viewer yet" in capfd.readouterr().err
+    assert digests(tmp_path / "loud", 8) == digests(plain, 8)
+    assert run(tmp_path / "quiet", flags, "--port", "60000") == 0
+    assert "viewer" not in capfd.readouterr().err

@@ -17,10 +17,11 @@ from scene.cameras import Intrinsics, make_camera, target_size
 from scene.datasets.options import DataOptions
 from scene.frames import Dataset, Split, View, background_colour
 from scene.image_store import Picture, PictureFile, open_store
-from utils.contracts import Motion, Points
+from utils.contracts import Camera, Motion, Points
 from utils.errors import InputError
 
 SPLITS = ("train", "val", "test")
+SCENE_FAR = 1e6  # units of an unbound scene are arbitrary, and its sky is far
 
 
 class Place(Protocol):
@@ -105,7 +106,7 @@ def decode(capture: Capture, folder: Path, options: DataOptions, cache: Path) ->
         cameras = sorted({record.camera_id for record in capture.everything})
         problem = f"found no camera {options.select_camera_id!r} in {folder}"
         raise InputError("command line", "--select_camera_id", problem, f"Its cameras: {', '.join(cameras)}.")
-    splits = make_splits(kept, options, cache)
+    splits = make_splits(kept, options, cache, SCENE_FAR if capture.points else Camera.far)
     return Dataset(
         train=splits["train"],
         val=splits["val"],
@@ -130,14 +131,16 @@ def select_camera(records: Sequence[FrameRecord], options: DataOptions) -> list[
     return by_index or [record for record in records if record.camera_id == wanted]
 
 
-def make_splits(records: Mapping[str, list[FrameRecord]], options: DataOptions, cache: Path) -> dict[str, Split]:
-    """Decode every picture once and deal the frames out."""
+def make_splits(
+    records: Mapping[str, list[FrameRecord]], options: DataOptions, cache: Path, far: float = Camera.far
+) -> dict[str, Split]:
+    """Decode every picture once and deal the frames out. `far`: what lies beyond isn't drawn."""
     everything = [(record, split) for split in SPLITS for record in records[split]]
     pictures: dict[Picture, int] = {}
     slots = [pictures.setdefault(make_picture(record, options), len(pictures)) for record, _ in everything]
     store = open_store(list(pictures), cache, int(options.image_memory_gb * 2**30))
     background = background_colour(options.white_background)
-    views = [make_view(record, split, options) for record, split in everything]
+    views = [make_view(record, split, options, far) for record, split in everything]
 
     def deal(members: Sequence[str]) -> Split:
         chosen = [i for i, (_, split) in enumerate(everything) if split in members]
@@ -155,11 +158,11 @@ def make_picture(record: FrameRecord, options: DataOptions) -> Picture:
     return Picture(record.image, record.mask, size, target_size(*size, options.resolution), background)
 
 
-def make_view(record: FrameRecord, split: str, options: DataOptions) -> View:
+def make_view(record: FrameRecord, split: str, options: DataOptions, far: float = Camera.far) -> View:
     """The view of a frame, its camera scaled to the stored picture."""
     stored = record.intrinsics.resized(*make_picture(record, options).target)
     return View(
-        camera=make_camera(record.world_to_camera, stored),
+        camera=make_camera(record.world_to_camera, stored, far),
         timestep=record.timestep,
         camera_index=record.camera_index,
         camera_id=record.camera_id,

@@ -79,6 +79,13 @@ def test_deferred_guard_suppresses_updates_and_names_the_first_bad_step() -> Non
         guard.check(POLL_EVERY, "last", terms(0.1), {"means": parameter(1.0)})
 
 
+def test_debug_from_looks_at_once() -> None:
+    guard = FiniteGuard(True, lambda step: None, debug_from=3)
+    assert guard.check(2, "a", terms(0.1), {"means": parameter(1.0)}) is not None
+    with pytest.raises(NumericalFault, match="iteration 3, view b: .*ssim"):
+        guard.check(3, "b", terms(float("nan")), {"means": parameter(1.0)})
+
+
 @pytest.mark.parametrize("which", ["plain", "chosen"])
 def test_adam_equals_torch(which: str) -> None:
     step = adam_step if which == "plain" else choose_adam("cpu", 1)[0]
