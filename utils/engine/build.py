@@ -140,7 +140,8 @@ def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | N
     needed = 1 + max(view.timestep for split in dataset.splits().values() for view in split.views)
     if loaded.avatar.rig.bound and loaded.avatar.rig.timesteps < needed:
         raise InputError(folder / "point_cloud" / f"iteration_{loaded.iteration}", "motion",
-                         f"found {loaded.avatar.rig.timesteps} timesteps, the dataset has {needed}")  # fmt: skip
+                         f"found {loaded.avatar.rig.timesteps} timesteps, the dataset has {needed}",
+                         "Give the dataset as a driver: -t FOLDER --transfer absolute.")  # fmt: skip
     return LoadedRun(loaded.options, loaded.avatar, loaded.render, loaded.iteration, dataset)
 
 

@@ -91,7 +91,8 @@ class VideoWriter:
                 ) from error
             finally:
                 with suppress(av.FFmpegError, OSError):  # after an error it fails again, and only the first one counts
-                    self._container.close()
+                    if self._container is not None:
+                        self._container.close()
 
     def _new_stream(self, height: int, width: int) -> Any:
         try:
@@ -193,11 +194,9 @@ class VideoReader:
 
     def _decoded(self) -> Generator[Any, None, None]:
         with _opened_stream(self.path) as (container, stream):
-            # Without this, damaged frames are patched up with pieces of their neighbours.
-            stream.codec_context.options = {"err_detect": "explode"}
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
-                if frame.is_corrupt:
+                if frame.is_corrupt:  # it was patched up with pieces of its neighbours
                     raise InputError(self.path, f"frame {self._next}", "is damaged", RECODE)
                 yield frame
 
