@@ -21,6 +21,7 @@ import train
 from scene.frames import Split, View
 from tests.tiny import write_tiny
 from utils.contracts import Camera, Mesh, Rendered, Splats
+from utils.engine import shots
 from utils.engine.metrics import score
 from utils.errors import EnvironmentFault, InputError, NumericalFault, run_main
 from utils.io import rendered as rendered_files
@@ -48,14 +49,23 @@ class Store:
 def split(name: str, slots: list[int], mattes: bool = True) -> Split:
     camera = Camera(torch.eye(4), torch.eye(3), WIDTH, HEIGHT)
     views = [View(camera, slot, 0, "cam0", f"{slot:05d}_00", Path("i.png"), None, None, name) for slot in slots]
-    return Split(views, slots, Store(mattes), torch.full((3,), 0.25))  # type: ignore[arg-type]
+    return Split(views, slots, Store(mattes), torch.ones(3))  # type: ignore[arg-type]
+
+
+class RampRig:
+    bound, timesteps = True, 8
+
+    def __call__(self, timestep: int) -> Mesh:
+        return Mesh(torch.full((5, 3), float(timestep)), torch.zeros(1, 3, dtype=torch.long))
 
 
 class RampAvatar:
     """Gaussians that carry the timestep to the renderer."""
 
-    def rig(self, timestep: int) -> Mesh:
-        return Mesh(torch.full((5, 3), float(timestep)), torch.zeros(1, 3, dtype=torch.long))
+    rig = RampRig()
+
+    def __len__(self) -> int:
+        return 5
 
     def place_on(self, mesh: Mesh) -> Splats:
         return Splats(mesh.vertices, *[torch.zeros(5)] * 4, sh_degree=0)
@@ -87,7 +97,7 @@ def fake_run(mattes: bool = True, camera: str = "-1", render_image: Any = draw) 
         "test": split("test", [4]),
     }
     options = SimpleNamespace(
-        data=SimpleNamespace(select_camera_id=camera), run=SimpleNamespace(device="cpu"), renderer=None
+        data=SimpleNamespace(select_camera_id=camera, white_background=True), run=SimpleNamespace(device="cpu")
     )
     return SimpleNamespace(
         options=options, dataset=FakeDataset(parts), avatar=RampAvatar(), render=render_image, iteration=30
@@ -101,7 +111,7 @@ def run_render(monkeypatch: pytest.MonkeyPatch, folder: Path, *flags: str, run: 
         calls.append(arguments)
         return run or fake_run()
 
-    monkeypatch.setattr(render, "load_run", load_run)
+    monkeypatch.setattr(shots, "load_run", load_run)
     code = run_main(render.main, ["-m", str(folder), "--quiet", *flags])
     assert len(calls) == 1
     return code
@@ -117,7 +127,7 @@ def rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def expected_scores(slot: int) -> dict[str, float | None]:
     """From the definition of ramp and store, through 8 bits."""
-    image = (ramp(slot, torch.full((3,), 0.25)).clamp(0, 1) * 255).round() / 255
+    image = (ramp(slot, torch.ones(3)).clamp(0, 1) * 255).round() / 255
     store = Store(True)
     return score(image, (store.image(slot) * 255).round() / 255, store.mask(slot))
 
@@ -139,7 +149,7 @@ def test_renders_are_laid_out_as_users_know_them(rendered: Path) -> None:
 
 def test_pictures_are_clamped_and_rounded_in_json_order(rendered: Path) -> None:
     for k, slot in enumerate([7, 3]):
-        expected = ramp(slot, torch.full((3,), 0.25)).clamp(0, 1).permute(1, 2, 0).numpy() * 255
+        expected = ramp(slot, torch.ones(3)).clamp(0, 1).permute(1, 2, 0).numpy() * 255
         found = read_image(rendered / "val" / "ours_30" / "renders" / f"{k:05d}.png")
         assert np.array_equal(found, np.rint(expected).astype(np.uint8))
         truth = read_image(rendered / "val" / "ours_30" / "gt" / f"{k:05d}.png")
@@ -214,9 +224,10 @@ def test_a_render_that_is_not_finite_names_the_frame_and_keeps_the_old_folder(re
         return Rendered(image, *[torch.zeros(1)] * 4)
 
     run, folder = fake_run(render_image=holed), rendered / "val" / "ours_30"
+    options = shots.RenderOptions(model_path=str(rendered), quiet=True)
     before = (folder / "renders" / "00000.png").read_bytes()
     with pytest.raises(NumericalFault, match=r"val.ours_30: frame 1 \(00003_00\)"):
-        render.render_split(run, run.dataset.parts["val"], folder, quiet=True)
+        render.render_take(run, shots.own_takes(run, ["train", "test"], "")[0], options)
     assert (folder / "renders" / "00000.png").read_bytes() == before
     assert [p.name for p in folder.parent.iterdir()] == ["ours_30"]
 

@@ -101,12 +101,9 @@ def decode(capture: Capture, folder: Path, options: DataOptions, cache: Path) ->
         InputError: a picture is not what it must be, or there is no such camera.
         EnvironmentFault: the cache of pictures can't be written.
     """
-    kept = {split: select_camera(capture.records[split], options) for split in SPLITS}
-    if not any(kept.values()):
-        cameras = sorted({record.camera_id for record in capture.everything})
-        problem = f"found no camera {options.select_camera_id!r} in {folder}"
-        raise InputError("command line", "--select_camera_id", problem, f"Its cameras: {', '.join(cameras)}.")
-    splits = make_splits(kept, options, cache, SCENE_FAR if capture.points else Camera.far)
+    records = select_records(capture, folder, options)
+    views = {split: views_of(capture, records[split], split, options) for split in SPLITS}
+    splits = make_splits(records, views, options, cache)
     return Dataset(
         train=splits["train"],
         val=splits["val"],
@@ -131,20 +128,39 @@ def select_camera(records: Sequence[FrameRecord], options: DataOptions) -> list[
     return by_index or [record for record in records if record.camera_id == wanted]
 
 
+def select_records(capture: Capture, folder: Path, options: DataOptions) -> dict[str, list[FrameRecord]]:
+    """The frames of the selected camera, by split.
+
+    Raises:
+        InputError: there is no such camera.
+    """
+    kept = {split: select_camera(capture.records[split], options) for split in SPLITS}
+    if not any(kept.values()):
+        cameras = sorted({record.camera_id for record in capture.everything})
+        problem = f"found no camera {options.select_camera_id!r} in {folder}"
+        raise InputError("command line", "--select_camera_id", problem, f"Its cameras: {', '.join(cameras)}.")
+    return kept
+
+
+def views_of(capture: Capture, records: Sequence[FrameRecord], split: str, options: DataOptions) -> list[View]:
+    """The views of some frames of a capture, their cameras scaled to the stored pictures."""
+    far = SCENE_FAR if capture.points else Camera.far
+    return [make_view(record, split, options, far) for record in records]
+
+
 def make_splits(
-    records: Mapping[str, list[FrameRecord]], options: DataOptions, cache: Path, far: float = Camera.far
+    records: Mapping[str, list[FrameRecord]], views: Mapping[str, list[View]], options: DataOptions, cache: Path
 ) -> dict[str, Split]:
-    """Decode every picture once and deal the frames out. `far`: what lies beyond isn't drawn."""
-    everything = [(record, split) for split in SPLITS for record in records[split]]
+    """Decode every picture once and deal the frames out."""
+    everything = [(record, view) for split in SPLITS for record, view in zip(records[split], views[split], strict=True)]
     pictures: dict[Picture, int] = {}
     slots = [pictures.setdefault(make_picture(record, options), len(pictures)) for record, _ in everything]
     store = open_store(list(pictures), cache, int(options.image_memory_gb * 2**30))
     background = background_colour(options.white_background)
-    views = [make_view(record, split, options, far) for record, split in everything]
 
     def deal(members: Sequence[str]) -> Split:
-        chosen = [i for i, (_, split) in enumerate(everything) if split in members]
-        return Split([views[i] for i in chosen], [slots[i] for i in chosen], store, background)
+        chosen = [i for i, (_, view) in enumerate(everything) if view.split in members]
+        return Split([everything[i][1] for i in chosen], [slots[i] for i in chosen], store, background)
 
     if not options.eval:  # nothing is held out, so nothing may be reported as held out
         return {"train": deal(SPLITS), "val": deal([]), "test": deal([])}
@@ -158,8 +174,8 @@ def make_picture(record: FrameRecord, options: DataOptions) -> Picture:
     return Picture(record.image, record.mask, size, target_size(*size, options.resolution), background)
 
 
-def make_view(record: FrameRecord, split: str, options: DataOptions, far: float = Camera.far) -> View:
-    """The view of a frame, its camera scaled to the stored picture."""
+def make_view(record: FrameRecord, split: str, options: DataOptions, far: float) -> View:
+    """The view of a frame; `far`: what lies beyond isn't drawn."""
     stored = record.intrinsics.resized(*make_picture(record, options).target)
     return View(
         camera=make_camera(record.world_to_camera, stored, far),

@@ -213,8 +213,8 @@ def split_videos(
             records[split].append(replace(record, timestep=start + record.timestep))
     named = ", ".join(video.folder.name for video in videos if split_of(video.folder.name) == "test")
     if whole:
-        return records, (f"Test: the video {named}.",)
-    return records, ("No video here is named for testing: test is the last 30 % of every video.",)
+        return records, (f"splits: test is the video {named}",)
+    return records, ("splits: no video is named for testing; test is the last 30 % of every video",)
 
 
 def make_motion(videos: Sequence[Video]) -> Motion:

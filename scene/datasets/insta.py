@@ -190,9 +190,9 @@ def strict_vertices(path: Path, reference: Path, expected: ObjMesh) -> np.ndarra
 def notes(frames: Mapping[str, Sequence[Frame]], matted: bool) -> tuple[str, ...]:
     """What a user should know about how this was read."""
     val, test = ({picture for _, picture, _ in frames[split]} for split in ("val", "test"))
-    said = ["The dataset has meshes and no FLAME poses: they drive the avatar as they are and are not fine-tuned."]
+    said = ["motion: meshes instead of FLAME poses; they drive the avatar as they are and are not fine-tuned"]
     if val & test:
-        said.append(f"{len(val & test)} frames of val are frames of test too, as INSTA writes its splits.")
+        said.append(f"splits: {len(val & test)} frames of val are frames of test too, as INSTA writes them")
     if not matted:
-        said.append("The pictures have no alpha channel: there are no mattes (seg_mask holds parts of the face).")
+        said.append("mattes: none; the pictures have no alpha channel, and seg_mask holds parts of the face")
     return tuple(said)

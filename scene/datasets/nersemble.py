@@ -123,7 +123,7 @@ def read(folder: Path, options: DataOptions) -> Capture:
         motion=join([motion_of(sequence.tracking) for sequence in sequences]),
         edition=EDITION,
         sequence_starts=tuple(starts[:-1]),
-        notes=(*how, *([f"Sequences without pictures, left out: {', '.join(hidden)}."] if hidden else [])),
+        notes=(*how, *([f"sequences without pictures, left out: {', '.join(hidden)}"] if hidden else [])),
     )
 
 
@@ -216,7 +216,7 @@ def make_records(sequence: Recording, serial: str, camera: Calibrated, start: in
             camera_id=serial,
             intrinsics=intrinsics,
             world_to_camera=pose,
-            image=VideoFrame(video, row),
+            image=VideoFrame(video, row, f"{sequence.folder.name}_{serial}"),
             mask=VideoFrame(mask, row) if mask else None,
         )
         for row, pose in enumerate(moving_cameras(sequence.tracking, camera.world_to_camera))
@@ -252,13 +252,13 @@ def split_frames(
     benchmark hides them) or nothing else, the last 30 % of the timesteps of each sequence are.
     """
     held_out = [serial in TEST_CAMERAS or sequence.folder.name in TEST_SEQUENCES for sequence, serial, _ in frames]
-    notes = ("Test: the cameras and sequences that the benchmark holds out.",)
+    notes = ("splits: test is the cameras and sequences that the benchmark holds out",)
     if not any(held_out) or all(held_out):
         ends: dict[Path, int] = {}
         for sequence, _, record in frames:
             ends.setdefault(sequence.folder, record.timestep + math.ceil(TRAIN_SHARE * sequence.timesteps))
         held_out = [record.timestep >= ends[sequence.folder] for sequence, _, record in frames]
-        notes = ("All pictures are on one side of the benchmark's split: test is the last 30 % of every sequence.",)
+        notes = ("splits: without both sides of the benchmark's split, test is the last 30 % of every sequence",)
     records: dict[str, list[FrameRecord]] = {split: [] for split in SPLITS}
     for test, (_, _, record) in zip(held_out, frames, strict=True):
         records["test" if test else "train"].append(record)

@@ -17,6 +17,7 @@ from tests.scene.make_capture import (
     CAMERAS,
     HEIGHT,
     TIMESTEPS,
+    VERTICES,
     WIDTH,
     camera_to_world,
     flame_params,
@@ -194,9 +195,8 @@ def test_jpeg_behind_a_png_name_and_another_image_folder(capture: Path) -> None:
     np.testing.assert_allclose(frame.image.numpy()[:, 3, 3] * 255, [200, 60, 30], atol=3)
 
 
-def test_union_of_two_sequences(tmp_path: Path) -> None:
-    """The second sequence's timesteps follow the first's; all paths climb out of the union's folder."""
-    root = tmp_path / "data"
+def make_union(root: Path) -> Path:
+    """Two captures and a union whose second sequence follows the first; all its paths climb out of its folder."""
     frames: dict[str, list] = {"train": [], "val": [], "test": []}
     for number, name in enumerate(("SEQ1", "SEQ2")):
         make_capture(root / name)
@@ -211,12 +211,44 @@ def test_union_of_two_sequences(tmp_path: Path) -> None:
     shutil.copy(root / "SEQ1/canonical_flame_param.npz", union)
     for split, members in frames.items():
         write_transforms(union, split, members)
+    return union
+
+
+def test_union_of_two_sequences(tmp_path: Path) -> None:
+    union = make_union(tmp_path / "data")
     data = opened(union)
     assert data.motion is not None and data.motion.timesteps == 2 * TIMESTEPS
     assert data.sequence_starts == (0, TIMESTEPS)
-    assert data.train.views[-1].image.parent == (root / "SEQ2/images").resolve()
+    assert data.train.views[-1].image.parent == (union.parent / "SEQ2/images").resolve()  # type: ignore[union-attr]
     with pytest.raises(InputError, match=r"frames\[0\]\.file_path: .*SEQ1.* lies outside"):
         opened(union, data_root=str(union))
+
+
+def test_sequences_of_a_union_may_differ_in_their_offsets(tmp_path: Path) -> None:
+    """One tracked with a static offset, one without; one with dynamic offsets, and fewer vertices (no teeth)."""
+    union = make_union(tmp_path / "data")
+    for timestep in range(TIMESTEPS):
+        values = flame_params(timestep)
+        np.savez(union.parent / f"SEQ1/flame_param/{timestep:05d}.npz", **values,
+                 dynamic_offset=np.full((1, VERTICES, 3), 1 + timestep, np.float32))  # fmt: skip
+        del values["static_offset"]
+        dynamic = np.full((1, VERTICES - 2, 3), -1 - timestep, np.float32)
+        np.savez(union.parent / f"SEQ2/flame_param/{timestep:05d}.npz", **values, dynamic_offset=dynamic)
+    motion = opened(union).motion
+    assert motion is not None and motion.static["static_offset"].shape == (VERTICES, 3)
+    dynamic = motion.per_frame["dynamic_offset"]
+    assert dynamic.shape == (2 * TIMESTEPS, VERTICES, 3)
+    assert bool((dynamic[2] == 3).all()) and bool((dynamic[TIMESTEPS + 1, :-2] == -2).all())
+    assert not dynamic[TIMESTEPS:, -2:].any()
+    for timestep in range(TIMESTEPS):  # and one without any
+        np.savez(union.parent / f"SEQ2/flame_param/{timestep:05d}.npz", **flame_params(timestep))
+    motion = opened(union).motion
+    assert motion is not None and not motion.per_frame["dynamic_offset"][TIMESTEPS:].any()
+    values = flame_params(1)
+    del values["static_offset"]
+    np.savez(union.parent / "SEQ2/flame_param/00001.npz", **values)
+    with pytest.raises(InputError, match="00001.npz: static_offset: is missing"):
+        opened(union)
 
 
 def test_fingerprint_follows_the_content_not_the_place(capture: Path, tmp_path: Path) -> None:

@@ -15,18 +15,16 @@ from scene.rigs import Rig
 from utils.contracts import Camera
 
 MOMENTS = 16  # timesteps whose meshes say where the head is
-ELEVATION = 1 / 3  # of an orbit's swing to the side
-FIT_SIDE, FIT_FOCAL, FIT_DISTANCE = (
-    512,
-    1024.0,
-    5.0,
-)  # pixels; half heights of the head, which fills 80 % of the picture
+ELEVATION = 1 / 3, 15.0  # of an orbit's swing to the side, but at most so many degrees
+FIT_SIDE, FIT_FOCAL = 512, 1024.0  # pixels
+FIT_DISTANCE = 5.0  # half heights of the head: it fills 80 % of that picture
 
 
 def swing(degrees: float, phase: float) -> tuple[float, float]:
     """Azimuth and elevation in radians at a phase in [0, 1] of an orbit."""
-    turn = 2 * math.pi * phase
-    return math.radians(degrees) * math.sin(turn), ELEVATION * math.radians(degrees) * math.sin(2 * turn)
+    turn, (share, most) = 2 * math.pi * phase, ELEVATION
+    upward = math.radians(min(share * degrees, most))
+    return math.radians(degrees) * math.sin(turn), upward * math.sin(2 * turn)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def centred(lens: Camera) -> Tensor:
 @torch.no_grad()
 def around_head(rig: Rig, cameras: Sequence[Camera]) -> Sphere:
     """Around the middle of the posed head's bounds, averaged over its motion; the front is the world's +z."""
-    moments = np.linspace(0, rig.timesteps - 1, MOMENTS).round().astype(int)
+    moments = np.linspace(0, rig.timesteps - 1, min(MOMENTS, rig.timesteps)).round().astype(int)
     bounds = [torch.stack([v.amin(0), v.amax(0)]).double().cpu() for v in (rig(int(t)).vertices for t in moments)]
     low, high = torch.stack(bounds).mean(0)
     centre, half_height = (low + high) / 2, float(high[1] - low[1]) / 2

@@ -84,7 +84,7 @@ def drive(
         model = own.options.rig.flame_model or "the default FLAME model"
         raise InputError(source, "edition", f"found motion for {driver.edition!r}, but the avatar "
                          f"{own.options.run.model_path} is on {edition!r} ({model})", "Expressions of different "
-                         "editions don't mix; if both are one model under two names, add --assume_same_edition.")  # fmt: skip
+                         "editions don't mix; if both name one model, add --assume_same_edition.")  # fmt: skip
     mine, his = avatar.rig.motion(), driver.motion
     same = same_person(mine, his)
     chosen = ("absolute" if same else "relative") if transfer == "auto" else transfer
@@ -94,7 +94,8 @@ def drive(
     driven = avatar.driven_by(Motion(moved, his.static), str(source))
     said = driver.edition or f"edition not in the file, taken for {edition}"
     why = f"{'the same person' if same else 'another person'}; " if transfer == "auto" else ""
-    return driven, f"driver {source}: {his.timesteps} timesteps, {said}; {why}{chosen} transfer"
+    length = f"{his.timesteps} timestep{'s' * (his.timesteps > 1)}"
+    return driven, f"driver {source}: {length}, {said}; {why}{chosen} transfer"
 
 
 def avatar_edition(own: LoadedAvatar, rig: FlameRig) -> str:
@@ -124,9 +125,9 @@ def padded(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 def relative_motion(mine: Motion, his: Motion, source: Path) -> dict[str, Tensor]:
     """A driver's deviation from his own mean about the avatar's mean; both means are over all timesteps of a Motion.
 
-    Expressions: mean_own + (driver - mean_driver). Neck, jaw and eyes: R_own R_driver^-1 R with mean rotations R_own and
-    R_driver. Rotation and translation of the head are the driver's. A neutral face isn't zero and every tracker leaves
-    some identity in the expressions, which the means take out.
+    Expressions: mean_own + (driver - mean_driver). Neck, jaw and eyes: R_own R_driver^-1 R with the mean rotations
+    R_own and R_driver. Rotation and translation of the head are the driver's. A neutral face isn't zero and every
+    tracker leaves some identity in the expressions, which the means take out.
 
     Returns:
         `per_frame` of a Motion.

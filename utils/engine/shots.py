@@ -11,19 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from scene.datasets import DataOptions, identify
-from scene.datasets.capture import SPLITS, make_view, select_camera
+from scene.datasets.capture import SPLITS, select_records, views_of
 from scene.frames import Split, View, background_colour
 from utils.contracts import Camera, Frame
 from utils.engine.build import LoadedAvatar, LoadedRun, load_avatar, load_run, open_data
 from utils.engine.orbit import around_head, around_scene, swing
-from utils.engine.reenact import (
-    TRANSFERS,
-    drive,
-    driver_of_dataset,
-    driver_of_file,
-    target_name,
-    target_options,
-)
+from utils.engine.reenact import TRANSFERS, drive, driver_of_dataset, driver_of_file, target_name, target_options
 from utils.errors import InputError
 
 TAKEN = re.compile(r"(train|val|test|motion|orbit)(_.*)?|point_cloud|checkpoints|cache|export")  # folders of a run
@@ -83,7 +76,7 @@ class Take:
 
 @dataclass(frozen=True)
 class Orbit:
-    """A swing to both sides and, a third as far, up and down: it starts and ends at the front."""
+    """A swing to both sides and, less far, up and down: it starts and ends at the front."""
 
     degrees: float
     frames: int  # 0: one per timestep, or HELD_FRAMES
@@ -113,7 +106,7 @@ def check_options(options: RenderOptions) -> None:
 
 
 def plan(options: RenderOptions, overrides: dict[str, Any]) -> tuple[LoadedAvatar, list[Take]]:
-    """The avatar, driven if asked for, and what to photograph. Everything is checked, nothing is written."""
+    """The avatar, driven if asked for, and what to photograph. Everything is checked, nothing is rendered."""
     folder, camera = Path(options.model_path), str(overrides.get("select_camera_id", "-1"))
     suffix = "" if camera == "-1" else "_" + re.sub(r"[^\w.-]", "_", camera)
     if not (options.target_path or options.motion_path or options.orbit):
@@ -135,7 +128,11 @@ def plan(options: RenderOptions, overrides: dict[str, Any]) -> tuple[LoadedAvata
     if options.orbit:
         orbit = Orbit(options.orbit_degrees, options.orbit_frames, options.orbit_timestep)
         name = f"{name}_orbit" if name else "orbit"
-        return loaded, [orbiting(loaded, name + suffix, orbit, orbit_cameras(data))]
+        cameras = orbit_cameras(data)
+        take = orbiting(loaded, name + suffix, orbit, cameras)
+        if not cameras and not options.quiet:
+            print(f"{data.source_path or 'the dataset'} is not there: the camera is fitted to the head")
+        return loaded, [take]
     if options.motion_path:
         return loaded, [watched(loaded, name + suffix, watching_camera(data))]
     frames = open_data(replace(loaded.options, data=data)).train
@@ -150,20 +147,10 @@ def photographed(split: Split, white: bool) -> list[Shot]:
 
 
 def own_takes(run: LoadedRun, skipped: Sequence[str], suffix: str) -> list[Take]:
-    """The splits of the run's own dataset that have frames and aren't skipped.
-
-    Raises:
-        InputError: none is left, or a timestep that the avatar has no motion for.
-    """
+    """The splits of the run's own dataset that have frames and aren't skipped; InputError if none is left."""
     splits = {name: split for name, split in run.dataset.splits().items() if len(split) and name not in skipped}
     if not splits:
         raise InputError(run.dataset.source, "", "has no frames in the splits asked for", "Skip fewer splits.")
-    rig = run.avatar.rig
-    for view in (view for split in splits.values() for view in split.views if rig.bound):
-        if view.timestep >= rig.timesteps:
-            problem = f"is timestep {view.timestep}, but the avatar's motion has {rig.timesteps}"
-            raise InputError(run.dataset.source, view.name, problem,
-                             "Give the dataset as a driver: -t FOLDER --transfer absolute.")  # fmt: skip
     white = run.options.data.white_background
     return [Take(f"{name}{suffix}", photographed(split, white)) for name, split in splits.items()]
 
@@ -176,13 +163,8 @@ def views_without_pictures(options: DataOptions) -> dict[str, list[View]]:
     """
     source, format_ = identify(options)
     capture = format_.read(source, options)
-    views = {split: [make_view(record, split, options) for record in select_camera(capture.records[split], options)]
-             for split in SPLITS}  # fmt: skip
-    if not any(views.values()):
-        cameras = ", ".join(sorted({record.camera_id for record in capture.everything}))
-        raise InputError("command line", "--select_camera_id", f"found no camera {options.select_camera_id!r} in "
-                         f"{source}", f"Its cameras: {cameras}.")  # fmt: skip
-    return views
+    records = select_records(capture, source, options)
+    return {split: views_of(capture, records[split], split, options) for split in SPLITS}
 
 
 def watching_camera(options: DataOptions) -> Camera:
@@ -202,7 +184,7 @@ def orbiting(loaded: LoadedAvatar, name: str, orbit: Orbit, cameras: Sequence[Ca
     """A camera that orbits the avatar while its motion plays or is held.
 
     Args:
-        cameras: of the dataset; the first gives focal lengths, picture size and distance. None: fitted to the head.
+        cameras: of the dataset; the first gives focal lengths, picture size and distance. Empty: fitted to the head.
 
     Raises:
         InputError: a timestep that is not there, or an unbound scene without cameras.
