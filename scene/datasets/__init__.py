@@ -28,7 +28,7 @@ DATASETS: dict[str, Format] = {
 
 
 def identify(options: DataOptions) -> tuple[Path, Format]:
-    """The dataset folder and its format; reads nothing but names.
+    """The dataset folder and its format; decodes nothing.
 
     Raises:
         InputError: not a folder, or of no known format: says what each format looked for.

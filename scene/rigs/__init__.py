@@ -13,6 +13,7 @@ from torch import Tensor
 from flame_model import FlameModel, default_model_path, load_flame, load_masks
 from scene.datasets.flame_params import read_motion_file
 from scene.rigs.flame import MOTION_FILE, FlameRig
+from scene.rigs.meshes import MESHES_FILE, MeshesRig, read_meshes
 from scene.rigs.still import StillRig
 from utils.contracts import Mesh, Motion
 
@@ -69,6 +70,10 @@ def build_flame(options: RigOptions, face: FlameModel, motion: Motion, source: P
     return FlameRig(face, motion, source, device, offset, options.train_dynamic_offset)
 
 
+def build_meshes(options: RigOptions, device: torch.device | str, motion: Motion, source: Path) -> MeshesRig:
+    return MeshesRig(motion, source, device)
+
+
 def build_still(options: RigOptions, device: torch.device | str, motion: Motion | None, source: Path) -> StillRig:
     return StillRig(device)
 
@@ -90,5 +95,6 @@ class RigEntry:
 
 RIGS: dict[str, RigEntry] = {
     "flame": RigEntry(load_face_model, build_flame, MOTION_FILE, read_motion_file),
+    "meshes": RigEntry(lambda options, device: device, build_meshes, MESHES_FILE, read_meshes),
     "still": RigEntry(lambda options, device: device, build_still),
 }
