@@ -34,7 +34,7 @@ from torch import Tensor
 from arguments.flags import OneLineParser
 from utils.engine.device import check_device
 from utils.engine.metrics import Scores, image_tensor, mean_scores, score
-from utils.errors import InputError, MienError, run_main
+from utils.errors import InputError, MienError, one_line, run_main
 from utils.io.atomic import write_json
 from utils.io.json_files import is_number, read_json
 from utils.io.progress import progress
@@ -222,7 +222,7 @@ def write_results(work: Work, views: Mapping[str, Mapping[str, Scores]], distanc
 
 def table(run: Path, metrics: Mapping[str, Any]) -> str:
     """The means as text for the terminal."""
-    lines = [f"{run} (iteration {metrics['iteration']})"]
+    lines = [f"{one_line(str(run))} (iteration {metrics['iteration']})"]
     for split, summary in metrics["splits"].items():
         shown = [f"{name} {value:.4f}" for name, value in summary.items() if isinstance(value, float)]
         lines.append(f"  {split}: {', '.join(shown)}")

@@ -51,7 +51,7 @@ def train(options: Options) -> None:
         for view in range((step - 1) * views, step * views):
             frame = frames[index_at(options.run.seed, view, len(frames))]
             triangles = avatar.frames(frame.timestep)
-            with guard.drawing(step, frame.name):
+            with guard.drawing(step, frame.name, avatar.parameters):
                 image = render(avatar.place(triangles), frame.camera, frame.background)
             terms = loss(LossContext(step, frame, image, **avatar.local(triangles)))
             (terms.total / views).backward()

@@ -59,11 +59,22 @@ def read_preset(name: str) -> dict[str, Any]:
         raise InputError("--config", name, "no such preset", f"Known: {', '.join(preset_names())}, or a .yaml file.")
     try:
         preset = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(path, "", f"not readable as YAML: {error}", "Write one `flag: value` per line.") from error
     if not isinstance(preset, dict):
         raise InputError(path, "", f"found a {type(preset).__name__}, expected `flag: value` lines")
     for key in preset:
         if key not in known_flags():
             raise InputError(path, str(key), "is no flag", "`python train.py --help` lists every flag.")
+    refuse_repeated_keys(path)
+    options_from_flags(preset, path)  # a value of the wrong type is the file's fault, not the command line's
     return preset
+
+
+def refuse_repeated_keys(path: Path) -> None:
+    """YAML lets the last of several equal keys count; here it is an error."""
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError(path, str(key), "is there twice, expected once")

@@ -186,7 +186,7 @@ class ArrayFields:
     def floats(self, name: str, shape: tuple[int | None, ...], dense_limit: int = 0) -> np.ndarray:
         """Like `array`, as finite float32 in C order."""
         with np.errstate(over="ignore", invalid="ignore"):
-            array = np.ascontiguousarray(self.array(name, shape, dense_limit), np.float32)
+            array = np.array(self.array(name, shape, dense_limit), np.float32, order="C")  # a copy, writable
         finite = np.isfinite(array)
         if not finite.all():
             index = tuple(int(i) for i in np.argwhere(~finite)[0])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,8 +219,12 @@ def _check_hash_in_name(path: Path) -> None:
 
 def _read_pth(path: Path) -> Mapping[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about protocols; what matters is whether it reads
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # its own text advises to read the file unsafely
+        raise InputError(path, "", "asks for more than plain weights, or is damaged", "Get the file again.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(path, "", f"not readable as PyTorch weights: {reason}", "Get the file again.") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -12,7 +12,7 @@ from scene.datasets.options import DataOptions
 from scene.frames import Dataset
 from utils.errors import InputError
 
-__all__ = ["DATASETS", "Capture", "DataOptions", "Format", "identify", "open_dataset"]
+__all__ = ["DATASETS", "Capture", "DataOptions", "Format", "check_loading", "identify", "open_dataset"]
 
 # Asked in this order: the first that recognises the folder reads it.
 DATASETS: dict[str, Format] = {
@@ -59,9 +59,14 @@ def open_dataset(options: DataOptions, cache: Path) -> Dataset:
         EnvironmentFault: the cache can't be written.
     """
     source, format_ = identify(options)
+    return decode(format_.read(source, options), source, options, check_loading(source, options, cache))
+
+
+def check_loading(source: Path, options: DataOptions, cache: Path) -> Path:
+    """The folder for the cache of pictures; InputError for a budget or a folder that can't be."""
     if not (math.isfinite(options.image_memory_gb) and options.image_memory_gb >= 0.0):
         raise InputError("command line", "--image_memory_gb", f"found {options.image_memory_gb}, expected >= 0")
     cache = Path(options.cache_dir).expanduser() if options.cache_dir else cache
     if cache.resolve().is_relative_to(source.resolve()):
         raise InputError("command line", "--cache_dir", f"{cache} lies inside the dataset", "Choose another folder.")
-    return decode(format_.read(source, options), source, options, cache)
+    return cache

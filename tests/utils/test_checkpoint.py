@@ -27,7 +27,9 @@ def test_round_trip_and_pruning(tmp_path: Path) -> None:
         save(tmp_path, step, tensors(step), {"note": "x"})
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_0000003", "step_0000002"][:KEEP]
     path, state, meta, complaints = newest_good(tmp_path)
-    assert path.name == "step_0000003" and meta.integer("step", 3, 3) == 3 and meta.text("note") == "x" and not complaints
+    assert (
+        path.name == "step_0000003" and meta.integer("step", 3, 3) == 3 and meta.text("note") == "x" and not complaints
+    )
     assert torch.equal(state["a"], tensors(3)["a"]) and int(state["step"]) == 3
     assert not [entry for entry in tmp_path.iterdir() if ".tmp-" in entry.name]
 

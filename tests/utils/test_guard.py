@@ -49,18 +49,20 @@ def test_gradients_pass_unless_their_square_overflows() -> None:
 
 def test_parameters_are_looked_at_before_saving() -> None:
     guard = FiniteGuard(False, lambda step: None)
-    guard.poll({"opacities": torch.zeros(3), "means": torch.zeros(3, 2)})
-    with pytest.raises(NumericalFault, match="shN: row 2 is not finite"):
-        guard.poll({"shN": torch.tensor([[0.0], [1.0], [float("inf")]])})
+    guard.poll(4, {"opacities": torch.zeros(3), "means": torch.zeros(3, 2)})
+    with pytest.raises(NumericalFault, match="iteration 5: shN: row 2 is not finite"):
+        guard.poll(5, {"shN": torch.tensor([[0.0], [1.0], [float("inf")]])})
 
 
-def test_a_renderers_refusal_is_placed() -> None:
-    guard = FiniteGuard(False, lambda step: None)
-    with (
-        pytest.raises(NumericalFault, match="iteration 5, view 00001_02: renderer: means"),
-        guard.drawing(5, "00001_02"),
-    ):
-        raise NumericalFault("renderer: means: row 3")
+@pytest.mark.parametrize("value, saved", [(1.0, [4]), (float("nan"), [])])
+def test_a_renderers_refusal_is_placed_and_a_good_state_saved(value: float, saved: list[int]) -> None:
+    found: list[int] = []
+    guard = FiniteGuard(False, found.append)
+    parameters = {"means": torch.tensor([value])}
+    with pytest.raises(NumericalFault, match="iteration 5, view 00001_02: renderer: means: row 3"):
+        with guard.drawing(5, "00001_02", parameters):
+            raise NumericalFault("renderer: means: row 3")
+    assert found == saved
 
 
 def test_deferred_guard_suppresses_updates_and_names_the_first_bad_step() -> None:

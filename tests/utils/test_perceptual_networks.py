@@ -131,7 +131,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
         r"features\.0\.bias: holds values that are no finite floats": safetensors("nan", **{"0.bias": holed}),
         r"not readable as safetensors": folder / "cut.safetensors",
         r"features\.0\.weight: is missing": folder / "other.pth",
-        r"not readable as PyTorch weights": folder / "hostile.pth",
+        r"asks for more than plain weights": folder / "hostile.pth",
         r"expected a state dict": folder / "list.pth",
     }
     whole = (folder / "shape.safetensors").read_bytes()

@@ -18,7 +18,7 @@ from scene.flame_gaussian_model import FlameGaussianModel
 from scene.frames import Dataset
 from scene.gaussian_model import PLY, GaussianModel
 from scene.rigs import RIGS, FlameRig, Rig
-from utils.contracts import Camera, Points, Rendered, Splats
+from utils.contracts import Camera, Mesh, Points, Rendered, Splats
 from utils.engine.cfg_args import CFG_ARGS, read_cfg_args
 from utils.engine.check import check
 from utils.engine.checkpoint import read_object
@@ -27,6 +27,7 @@ from utils.engine.options import Options, options_from_flags
 from utils.engine.run import OPTIONS, RUN_FACTS
 from utils.errors import InputError
 from utils.maths.random import generator
+from utils.maths.triangle_frames import triangle_frames
 
 Render = Callable[[Splats, Camera, Tensor], Rendered]
 HEAD_EXTENTS = (
@@ -117,12 +118,20 @@ def notes(options: Options, dataset: Dataset, rig: Rig) -> list[str]:
     found = list(dataset.notes)
     if dataset.motion is not None and not rig.bound:
         found.append("unbound: Gaussians stay where they are while the head moves; --bind_to_mesh binds them to it")
+    if rig.bound and (flat := flat_faces(rig.rest_mesh())):
+        found.append(f"{flat} triangles of the mesh have no area: their Gaussians are points")
     if rig.bound and camera_extent(dataset.train.cameras) < STATIC_EXTENT:
         found.append("one static camera: light that stays in the room looks like colour that depends on the view; if "
                      "other views matter, compare --sh_degree 0")  # fmt: skip
         if options.optimiser.scene_extent == "cameras":
             found.append("--scene_extent cameras is 0 here, as in the original: positions will not move")
     return found
+
+
+def flat_faces(mesh: Mesh) -> int:
+    """How many triangles have no area: their scale is a millionth of the median or less."""
+    scales = triangle_frames(mesh.vertices, mesh.faces).scales
+    return int((scales <= 1e-6 * scales.median()).sum())
 
 
 def iterations_saved(folder: Path) -> list[int]:

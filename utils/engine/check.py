@@ -25,6 +25,8 @@ def check(options: Options, source: str | Path = "command line") -> None:
         (not 0 <= model.sh_degree <= 3, "--sh_degree", f"found {model.sh_degree}, expected 0 to 3", ""),
         (not 0 < model.init_opacity < 1, "--init_opacity", f"found {model.init_opacity}, expected between 0 and 1", ""),
         (model.init_scale <= 0, "--init_scale", f"found {model.init_scale}, expected > 0", ""),
+        (not (data.resolution == -1 or 1 <= data.resolution <= 16384), "--resolution", f"found {data.resolution}, "
+         "expected -1, 1, 2, 4, 8 or a width", ""),
         (run.seed < 0, "--seed", f"found {run.seed}, expected >= 0", ""),
         (not 0 <= threads <= MOST_THREADS, "--threads", f"found {threads}, expected 0 to {MOST_THREADS}", ""),
         (run.device != "cpu" and run.rasterizer == "native", "--device", f"found {run.device}, but --rasterizer native "

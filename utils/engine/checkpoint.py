@@ -115,9 +115,9 @@ def check_tensors(path: Path, found: Mapping[str, Tensor], fresh: Mapping[str, T
     Raises:
         InputError: names the checkpoint and the tensor.
     """
-    rows = len(fresh["binding"])
-    count = len(found["binding"]) if found.get("binding") is not None and found["binding"].dim() == 1 else -1
-    for name, expected in fresh.items():
+    rows, binding = len(fresh["binding"]), found.get("binding")
+    count = rows if binding is None or binding.dim() != 1 else len(binding)
+    for name, expected in sorted(fresh.items(), key=lambda item: item[0] != "binding"):  # it says how many rows
         if name not in found:
             raise InputError(path, name, "is missing, expected the state of a run with these options",
                              "Start with the options of the checkpoint's run.")  # fmt: skip

@@ -79,14 +79,16 @@ class FiniteGuard:
         return self.healthy
 
     @contextmanager
-    def drawing(self, step: int, view: str) -> Iterator[None]:
-        """A renderer that refuses what it is given doesn't know when and where: say it."""
+    def drawing(self, step: int, view: str, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+        """A renderer that refuses its input doesn't know when and where: say it, and save a state that is good."""
         try:
             yield
         except NumericalFault as fault:
+            if step > 1 and all(bool(values.detach().isfinite().all()) for values in parameters.values()):
+                self.save(step - 1)
             raise NumericalFault(f"iteration {step}, view {view}: {fault}") from fault
 
-    def poll(self, parameters: Mapping[str, Tensor] | None = None) -> None:
+    def poll(self, step: int = 0, parameters: Mapping[str, Tensor] | None = None) -> None:
         """Read the flag; raise if a step since the last look went wrong. Call once more after the last step.
 
         Args:
@@ -100,7 +102,8 @@ class FiniteGuard:
             bad = ~values.detach().isfinite()
             if bool(bad.any()):
                 row = int(torch.nonzero(bad)[0, 0])
-                raise NumericalFault(f"{name}: row {row} is not finite. Nothing was saved; the last checkpoint is good")
+                raise NumericalFault(f"iteration {step}: {name}: row {row} is not finite. Nothing was saved; the last "
+                                     "checkpoint is good")  # fmt: skip
 
 
 def squared(gradient: Tensor) -> Tensor:

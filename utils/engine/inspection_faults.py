@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from scene.cameras import opencv_from_opengl
 from scene.datasets import Capture, DataOptions, Format
 from scene.datasets.capture import SPLITS, FrameRecord
 from scene.datasets.flame_nerf import claim, find_paths, gap_faults, is_there, read_edition, sequence_starts
 from scene.datasets.flame_params import ALWAYS, OPTIONAL, STATIC, compare, read_motion
 from scene.datasets.frame_records import FIELDS, Paths, read_focal_lengths, read_principal_point, read_size
 from utils.contracts import Motion
+from utils.engine.inspection_readings import FLIP
 from utils.errors import InputError
 from utils.io.json_files import MAX_BYTES, JsonObject, read_bytes, read_json
 
@@ -169,7 +169,7 @@ def survey_frame(place: JsonObject, paths: Paths, faults: Faults) -> Frame:
 def invertible(place: JsonObject) -> np.ndarray | None:
     """World-to-camera from a matrix that is no rigid motion, if it has an inverse at all."""
     try:
-        matrix = opencv_from_opengl(place.matrix("transform_matrix", 4, 4))
+        matrix = np.linalg.inv(place.matrix("transform_matrix", 4, 4) @ FLIP)
     except (InputError, np.linalg.LinAlgError):
         return None
     return matrix if np.isfinite(matrix).all() else None

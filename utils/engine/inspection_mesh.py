@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from utils.engine.inspection_pictures import Look
 from utils.engine.inspection_readings import Convention, Reading, readings
 from utils.engine.inspection_report import Section, counted, percent
 
-NEAR = 0.01  # metres
+NEAR, FAR = 0.01, 1e9  # metres
 SMALL, LARGE = 0.05, 3.0  # plausible extent of a head, in sides of the picture
 INSIDE = 0.1  # share of the vertices that must lie in the picture
 SOME = 0.05  # share of frames that may miss before it is worth a warning
@@ -27,10 +27,11 @@ SIDE = 256  # pixels: silhouettes are compared at this size
 SAMPLES, FEW = 12, 4  # frames that a reading is scored on; on few of them first
 CANDIDATES = 6
 CLEARLY = 0.1  # overlap that another reading must gain
-CLEARLY_CY = 0.02  # the same for cy, which shifts the mesh by little but in every frame
+MIN_CY_RANGE, CY_SLACK = 2.0, 5  # pixels: by which cameras must differ, and more shift than they need
 SIMPLER = 0.01  # overlap that one more change in a reading must bring
 AGREE = 0.8  # share of frames that must get better
 POOR = 0.5  # overlap
+LEAST, MOST = 0.001, 0.98  # share of the picture that a silhouette may have
 PLACES = {"behind": "is behind the camera", "outside": "projects outside the image",
           "small": "is smaller than plausible", "large": "is larger than plausible"}  # fmt: skip
 
@@ -73,6 +74,8 @@ def pixels(points: np.ndarray, k: Intrinsics) -> np.ndarray:
 def place_of(vertices: np.ndarray, world_to_camera: np.ndarray, k: Intrinsics) -> str:
     """Where a mesh is: a key of PLACES, or `fine`."""
     points = camera_points(vertices, world_to_camera)
+    if not (np.abs(points) < FAR).all():
+        return "outside"
     front = points[:, 2] > NEAR
     if front.mean() < 0.5:
         return "behind"
@@ -90,7 +93,7 @@ def drawn(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Face [H, W] int32 seen at each pixel (-1: none) and barycentrics [H, W, 3]; far outside, nothing is drawn."""
     points = camera_points(vertices, world_to_camera)
-    front = points[:, 2] > NEAR
+    front = (points[:, 2] > NEAR) & (np.abs(points) < FAR).all(axis=1)
     screen = np.zeros(points.shape, np.float32)
     screen[front, :2], screen[front, 2] = pixels(points[front], k), points[front, 2]
     screen[(np.abs(screen[:, :2]) > COORDINATE_LIMIT).any(axis=1)] = 0.0
@@ -105,14 +108,21 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def silhouette_of(picture: Picture, background: str) -> np.ndarray | None:
-    """Where the person is, [h, w] bool: the matte, or else what differs from the background."""
+    """Where the person is, [h, w] bool: the matte, or else what differs from the background.
+
+    None if the picture does not tell, or if it says that the person is everywhere or nowhere.
+    """
     planes = prepare(picture)
     if len(planes) == 4:
-        return planes[3] > 127
+        return telling(planes[3] > 127)
     level = {"white": 255, "black": 0, "transparent": picture.background}.get(background)
     if level is None:
         return None
-    return (np.abs(planes[:3].astype(np.int16) - level) > 2 * BACKGROUND_TOLERANCE).any(axis=0)
+    return telling(np.abs(planes[:3].astype(np.int16) - level).max(axis=0) > 2 * BACKGROUND_TOLERANCE)
+
+
+def telling(silhouette: np.ndarray) -> np.ndarray | None:
+    return silhouette if LEAST < silhouette.mean() < MOST else None
 
 
 def spread_out(records: Sequence[FrameRecord], count: int) -> list[FrameRecord]:
@@ -157,33 +167,73 @@ def score(sample: Sample, reading: Reading, convention: Convention, faces: np.nd
     place = place_of(vertices, matrix, k)
     if sample.silhouette is None:
         return float(place == "fine")
-    if place in ("behind", "outside"):
+    if place in ("behind", "outside") or (reading.changes and place != "fine"):
         return 0.0
     return overlap(drawn(vertices, faces, matrix, k)[0] >= 0, sample.silhouette)
 
 
-def best_reading(samples: Sequence[Sample], convention: Convention, faces: np.ndarray) -> tuple[Reading, np.ndarray]:
-    """The reading that explains the samples best, simple ones first, and its score on each."""
+def scores(samples: Sequence[Sample], reading: Reading, convention: Convention, faces: np.ndarray) -> np.ndarray:
+    return np.array([score(sample, reading, convention, faces) for sample in samples])
 
-    def scores(reading: Reading, chosen: Sequence[Sample]) -> np.ndarray:
-        return np.array([score(sample, reading, convention, faces) for sample in chosen])
+
+def best_reading(samples: Sequence[Sample], convention: Convention, faces: np.ndarray) -> tuple[Reading, np.ndarray]:
+    """The reading that explains the samples best, simple ones first, and its score on each; the own one if in doubt."""
 
     def merit(reading: Reading, values: np.ndarray) -> float:
         return float(values.mean()) - SIMPLER * reading.changes
 
     few = samples[:: -(-len(samples) // FEW)]
     moved = any(s.translation is not None and np.abs(s.translation).max() > 0 for s in samples)
-    tried = sorted(readings(moved), key=lambda reading: -merit(reading, scores(reading, few)))[:CANDIDATES]
-    tried += [replace(reading, other_cy=True) for reading in tried] if samples[0].silhouette is not None else []
-    judged = [(reading, scores(reading, samples)) for reading in dict.fromkeys([Reading(), *tried])]
-    return max(judged, key=lambda pair: merit(*pair))
+    tried = [(reading, scores(few, reading, convention, faces)) for reading in readings(moved)]
+    tried = sorted(tried, key=lambda pair: -merit(*pair))[:CANDIDATES]
+    judged = [(reading, scores(samples, reading, convention, faces)) for reading, _ in tried]
+    own = (Reading(), scores(samples, Reading(), convention, faces))
+    best = max([own, *judged], key=lambda pair: merit(*pair))
+    best = best if clearly_better(own[1], best[1]) else own
+    if samples[0].silhouette is None:
+        return best
+    turned = replace(best[0], other_cy=True)
+    other = scores(samples, turned, convention, faces)
+    follows = follows_cy(samples, best[0], convention, faces)
+    wrong = clearly_better(best[1], other) if follows is None else follows
+    return (turned, other) if wrong else best
 
 
-def clearly_better(reading: Reading, own: np.ndarray, other: np.ndarray) -> bool:
-    """Whether another reading beats the format's own in nearly every frame and by enough."""
+def clearly_better(own: np.ndarray, other: np.ndarray) -> bool:
+    """Whether scores beat others in nearly every frame and by enough."""
     gain = other - own
-    enough = CLEARLY_CY if reading == Reading(other_cy=True) else CLEARLY
-    return bool(reading.changes and gain.mean() >= enough and (gain > 0).mean() >= AGREE)
+    return bool(gain.mean() >= CLEARLY and (gain > 0).mean() >= AGREE)
+
+
+def follows_cy(samples: Sequence[Sample], reading: Reading, convention: Convention, faces: np.ndarray) -> bool | None:
+    """Whether the mesh is off vertically by just what counting cy from the other side would change.
+
+    Overlap alone can't tell: hair and shoulders favour one direction by some pixels, but in all cameras alike. So the
+    shift that suits each frame best is fitted by the change that the other reading would make, and a constant: the
+    factor is 0 if cy is read rightly and 1 if not. None: it takes cameras whose principal points differ.
+    """
+    changes = np.array([sample.intrinsics.height - 2 * sample.intrinsics.cy for sample in samples])
+    if np.ptp(changes) < MIN_CY_RANGE:
+        return None
+    reach = int(np.ceil(np.abs(changes).max() * 1.5)) + CY_SLACK
+    suits = [best_shift(sample, reading, convention, faces, reach) for sample in samples]
+    wanted, centred = np.array(suits, float) - np.mean(suits), changes - changes.mean()
+    factor = float((wanted * centred).sum() / np.square(centred).sum())
+    left = float(np.square(wanted - factor * centred).sum())
+    return 0.5 < factor < 2.0 and left < 0.5 * float(np.square(wanted).sum())
+
+
+def best_shift(sample: Sample, reading: Reading, convention: Convention, faces: np.ndarray, reach: int) -> int:
+    """The vertical shift in [-reach, reach] pixels with which the mesh overlaps the silhouette most."""
+    matrix = reading.world_to_camera(sample.world_to_camera, convention)
+    person = sample.silhouette
+    if matrix is None or person is None:
+        return 0
+    k, height = reading.intrinsics(sample.intrinsics), sample.intrinsics.height
+    tall = replace(k, cy=k.cy + reach, height=height + 2 * reach)
+    mesh = drawn(reading.vertices(sample.vertices, sample.translation), faces, matrix, tall)[0] >= 0
+    shifts = range(-reach, reach + 1)
+    return max(shifts, key=lambda s: (overlap(mesh[reach - s : reach - s + height], person), -abs(s)))
 
 
 def mesh_section(
@@ -193,7 +243,8 @@ def mesh_section(
     section = Section("Camera and mesh")
     moved = capture.motion.per_frame.get("translation") if capture.motion else None
     pose = Poser(rig, None if moved is None else moved.double().numpy())
-    places = Counter(refused_or(place_of, record, pose) for record in sorted(records, key=lambda r: r.timestep))
+    found = [(place_as_read(record, pose), record) for record in sorted(records, key=lambda r: r.timestep)]
+    places = Counter(place for place, _ in found)
     shares = {name: places[name] / len(records) for name in PLACES}
     refused = places["refused"]
     section.row("place", f"the mesh lies in the picture in {percent(places['fine'] / len(records))} of "
@@ -202,26 +253,32 @@ def mesh_section(
     if refused:
         section.lines.append(f"{'':<12}the matrix of {counted(refused, 'frame')} is refused, see the faults")
     section.values.update(frames=len(records), fine=places["fine"] / len(records), refused=refused, **shares)
+    problem = missed(found, places)
     samples = make_samples(records, looks, pose, options)
     if samples:
-        judge(section, samples, Convention.of(capture.format), rig.faces.numpy(), missed(shares, refused, len(records)))
+        judge(section, samples, Convention.of(capture.format), rig.faces.numpy(), problem)
+    elif problem:
+        section.warnings.append(problem)
     return section
 
 
-def refused_or(
-    function: Callable[[np.ndarray, np.ndarray, Intrinsics], str], record: FrameRecord, pose: Poser
-) -> str:
+def place_as_read(record: FrameRecord, pose: Poser) -> str:
+    """A key of PLACES, `fine`, or `refused`: the matrix is no rigid motion."""
     if rigid_fault(record.world_to_camera):
         return "refused"
-    return function(pose(record.timestep), record.world_to_camera, record.intrinsics)
+    return place_of(pose(record.timestep), record.world_to_camera, record.intrinsics)
 
 
-def missed(shares: dict[str, float], refused: int, count: int) -> str:
+def missed(found: Sequence[tuple[str, FrameRecord]], places: Counter[str]) -> str:
     """What is wrong with the place of the mesh, in words; empty if it is fine in (nearly) all frames."""
-    if refused > SOME * count:
-        return f"the camera matrices of {percent(refused / count)} of the frames are no rigid motions"
-    worst = max(shares, key=lambda name: shares[name])
-    return f"the mesh {PLACES[worst]} in {percent(shares[worst])} of the frames" if shares[worst] > SOME else ""
+    if places["refused"] > SOME * len(found):
+        return f"the camera matrices of {percent(places['refused'] / len(found))} of the frames are no rigid motions"
+    worst = max(PLACES, key=lambda name: places[name])
+    if places[worst] <= SOME * len(found):
+        return ""
+    first = next(record.image.stem for place, record in found if place == worst)
+    named = f" (the first: {first})" if places[worst] < len(found) else ""
+    return f"the mesh {PLACES[worst]} in {percent(places[worst] / len(found))} of the frames{named}"
 
 
 def judge(section: Section, samples: list[Sample], convention: Convention, faces: np.ndarray, problem: str) -> None:
@@ -239,24 +296,19 @@ def judge(section: Section, samples: list[Sample], convention: Convention, faces
     else:
         section.row("overlap", "not measured: there are no mattes and the background is not uniform")
         found, what = f"{percent(other.mean())} of the frames instead of {percent(own.mean())}", "it would be in view"
-    if clearly_better(reading, own, other):
+    if reading.changes:
         section.values["better_reading"] = {"words": reading.words(convention), "score": float(other.mean())}
         better = f"{reading.words(convention)} {what} ({found})"
+        if reading == Reading(other_cy=True):
+            problem = problem or "the mesh is shifted up or down by what cy is off the centre, camera by camera"
         problem = problem or f"the mesh lies beside the person (overlap {own.mean():.2f})"
         section.warnings.append(f"{problem}; {better}")
+    elif problem and (own >= POOR).mean() > 0.5:
+        section.warnings.append(f"{problem}; elsewhere it lies on the picture: tracking lost there?")
     elif problem or (told and own.mean() < POOR):
         problem = problem or f"mesh and matte overlap by {own.mean():.2f} only"
         section.warnings.append(f"{problem}; no tested reading of the cameras (axes, inverse, transpose, unit, cy) "
                                 "puts it on the picture")  # fmt: skip
-
-
-def overlap_of(record: FrameRecord, pose: Poser, faces: np.ndarray, silhouette: np.ndarray | None) -> float | None:
-    """Overlap of the mesh as read with a silhouette of the full picture."""
-    if silhouette is None:
-        return None
-    height, width = silhouette.shape
-    k = record.intrinsics.resized(width, height)
-    return overlap(drawn(pose(record.timestep), faces, record.world_to_camera, k)[0] >= 0, silhouette)
 
 
 def all_of(records: Iterable[Sequence[FrameRecord]]) -> list[FrameRecord]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from scene.datasets import Capture
 from scene.datasets.capture import FrameRecord
+from utils.contracts import Motion
 from utils.engine.inspection_report import Section, counted, listed
 
 JUMP = 8.0  # times the median step
@@ -17,6 +18,7 @@ WHITE = 1.2  # rms of second over rms of first differences: 0 for smooth motion,
 MOST_NAMED = 3
 POSE_MARGIN, EXPRESSION_MARGIN = 0.1, 1.0  # radians, units of a coefficient: beyond the range seen in training
 OFTEN = 0.2  # share of test timesteps
+STILL = 1e-6  # metres
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Unit:
 
 ANGLE, LENGTH, NUMBER = Unit("deg", degrees(1.0), 8.0, 0.5), Unit("mm", 1000.0, 20.0, 1.0), Unit("", 1.0, 3.0, 0.3)
 UNITS = {"rotation": ANGLE, "neck_pose": ANGLE, "jaw_pose": ANGLE, "eyes_pose": Unit("deg", degrees(1.0), 30.0, 3.0),
-         "translation": LENGTH, "expr": NUMBER}  # fmt: skip
+         "translation": LENGTH, "expr": NUMBER, "mesh": LENGTH, "camera": LENGTH}  # fmt: skip
+FIXED = ("mesh", "camera")  # training does not refine them
 POSES = ("rotation", "neck_pose", "jaw_pose")
 
 
@@ -54,9 +57,7 @@ def motion_section(capture: Capture, labels: Sequence[int]) -> Section:
     if motion is None or motion.timesteps < 2:
         return section
     together = neighbours(capture.sequence_starts, labels)
-    values = {name: np.asarray(v, np.float64) for name, v in motion.per_frame.items() if name in UNITS}
-    if not values:
-        return section
+    values = tracks_of(capture, motion)
     section.lines.append(f"{'':<12}{'spread':>12}{'largest step':>16}{'jitter':>12}")
     for name, rows in values.items():
         track, unit = measure(rows, together, UNITS[name]), UNITS[name]
@@ -66,11 +67,23 @@ def motion_section(capture: Capture, labels: Sequence[int]) -> Section:
             section.row(name, f"{'still':>12}")
             continue
         place = f"  (timestep {labels[track.at]})" if track.largest else ""
-        shown = [f"{value:.3g} {unit.name}".rstrip() for value in (track.spread, track.largest, track.jitter)]
+        shown = [amount(value, unit) for value in (track.spread, track.largest, track.jitter)]
         section.row(name, f"{shown[0]:>12}{shown[1]:>16}{shown[2]:>12}{place}")
         section.warnings += track_warnings(name, track, labels)
     section.warnings += unseen_warnings(values, capture.records, labels)
     return section
+
+
+def tracks_of(capture: Capture, motion: Motion) -> dict[str, np.ndarray]:
+    """Rows [T, n] by what they describe: the parameters, or the centre of recorded meshes; a camera that moves."""
+    values = {name: v.double().numpy() for name, v in motion.per_frame.items() if name in UNITS}
+    if "vertices" in motion.per_frame:
+        values["mesh"] = motion.per_frame["vertices"].double().mean(dim=1).numpy()
+    centres = {record.timestep: np.linalg.inv(record.world_to_camera)[:3, 3] for record in capture.everything}
+    one = len({record.camera_id for record in capture.everything}) == 1 and len(centres) == motion.timesteps
+    if one and np.ptp([centres[t] for t in sorted(centres)], axis=0).max() > STILL:
+        values["camera"] = np.array([centres[t] for t in sorted(centres)])
+    return values
 
 
 def neighbours(starts: Sequence[int], labels: Sequence[int]) -> np.ndarray:
@@ -104,11 +117,15 @@ def track_warnings(name: str, track: Track, labels: Sequence[int]) -> Iterator[s
     if track.jumps:
         where = listed([str(labels[row]) for row in track.jumps], MOST_NAMED)
         yield (f"{name} jumps at {counted(len(track.jumps), 'timestep')} ({where}), by up to "
-               f"{track.largest:.3g} {unit.name}".rstrip() + ": tracking lost there?")  # fmt: skip
+               f"{amount(track.largest, unit)}: tracking lost there?")  # fmt: skip
     unrelated = name == "expr" and track.jitter > 0.5 * track.spread  # pictures of separate moments, not noise
     if track.white and not unrelated and not track.jumps:
-        yield (f"{name} jitters by about {track.jitter:.3g} {unit.name}".rstrip() + ": smooth the tracking, or let "
-               "training refine it (leave out --not_finetune_flame_params)")  # fmt: skip
+        advice = "" if name in FIXED else ", or let training refine it (leave out --not_finetune_flame_params)"
+        yield f"{name} jitters by about {amount(track.jitter, unit)}: smooth the tracking{advice}"
+
+
+def amount(value: float, unit: Unit) -> str:
+    return (f"{value:.2f} {unit.name}" if value < 1e5 else f"{value:.2g} {unit.name}").rstrip()
 
 
 def unseen_warnings(

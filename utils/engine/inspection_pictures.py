@@ -108,9 +108,13 @@ def border_level(image: np.ndarray) -> int | None:
 
 
 def pictures_section(
-    records: Sequence[FrameRecord], looks: Mapping[Picture, Look], pictures: Sequence[Picture], options: DataOptions
+    records: Sequence[FrameRecord],
+    looks: Mapping[Picture, Look],
+    pictures: Sequence[Picture],
+    options: DataOptions,
+    tracked: bool,
 ) -> Section:
-    """Sizes, mattes, backgrounds, memory, and what is odd about them."""
+    """Sizes, mattes, backgrounds, memory, and what is odd about them. `tracked`: they show a head that moves."""
     section = Section("Pictures")
     sizes = Counter(picture.size for picture in pictures)
     named = [f"{n} of {w}x{h}" for (w, h), n in sizes.most_common()]
@@ -129,9 +133,10 @@ def pictures_section(
         count=len(pictures), decoded=len(looks), mattes=matted, background=dict(behind),
         sizes=[[*size, n] for size, n in sizes.most_common()], memory_gb=round(needed, 4),
     )  # fmt: skip
-    section.warnings += [
-        *matte_warnings(records, matted, len(pictures)), *background_warnings(looks, options), *width_warnings(options,
-        pictures), *repetition_warnings(records, looks, options, section)]  # fmt: skip
+    section.warnings += [*matte_warnings(records, matted, len(pictures)), *width_warnings(options, pictures)]
+    if tracked:
+        section.warnings += background_warnings(looks, options)
+        section.warnings += repetition_warnings(records, looks, options, section)
     return section
 
 

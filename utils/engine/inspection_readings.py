@@ -15,7 +15,7 @@ from scene.cameras import Intrinsics, rigid_fault
 
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # between OpenGL and OpenCV camera axes
 UNITS = {0.001: "in millimetres", 0.01: "in centimetres", 0.25: "divided by 4", 4.0: "multiplied by 4"}
-SOURCES = {"": "", "transposed": "transposed matrices", "turned": "transposed rotations"}
+SOURCES = ("", "transposed", "turned")  # as it is, the whole matrix transposed, only its rotation
 OPENGL_FILES = ("flame_nerf", "blender")  # formats whose camera matrices have OpenGL axes
 
 
@@ -35,7 +35,7 @@ class Convention:
 class Reading:
     """A way to read matrices, units and principal points; the default is the format's own."""
 
-    source: str = ""  # a key of SOURCES
+    source: str = ""  # one of SOURCES
     inverse: bool = False  # the matrices are world-to-camera
     other_axes: bool = False  # OpenCV instead of OpenGL, or the other way round
     unit: float = 1.0  # factor that brings camera positions to metres
@@ -49,9 +49,12 @@ class Reading:
 
     def words(self, convention: Convention) -> str:
         """What it assumes, as in `with world-to-camera matrices`."""
-        parts = [SOURCES[self.source]] if self.source else []
-        if self.inverse:
-            parts.append("world-to-camera matrices")
+        parts = ["transposed rotations"] if self.source == "turned" else []
+        if self.source == "transposed" or self.inverse:
+            kinds = ("transposed " if self.source == "transposed" else "") + (
+                "world-to-camera " if self.inverse else ""
+            )
+            parts.append(f"{kinds}matrices")
         if self.other_axes:
             axes = ("OpenCV", "OpenGL") if convention.opengl else ("OpenGL", "OpenCV")
             parts.append(f"{axes[0]} camera axes instead of {axes[1]}")

@@ -95,8 +95,11 @@ def options_from_flags(flat: Mapping[str, Any], source: str | Path) -> Options:
             raise InputError(source, name, f"found {value!r}, expected UTF-8 text without NUL", "Rename the file.")
         if name in CHOICES and value not in CHOICES[name]:
             raise InputError(source, name, f"found {value!r}, expected one of {', '.join(CHOICES[name])}")
-    groups = {title: build_group(group, flat, hints) for title, group in COMPONENTS.items()}
-    losses = {name: build_group(entry.options, flat, hints) for name, entry in LOSSES.items()}
+    try:
+        groups = {title: build_group(group, flat, hints) for title, group in COMPONENTS.items()}
+        losses = {name: build_group(entry.options, flat, hints) for name, entry in LOSSES.items()}
+    except InputError as error:  # from a component, which doesn't know where its options come from
+        raise InputError(source, "", str(error)) from error
     return Options(**groups, losses=losses)
 
 

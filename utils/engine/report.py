@@ -52,7 +52,7 @@ class Reporter:
                 run.log.scalars(step, "train", {**values, "gaussians": len(self.avatar),
                                             "pruned": self.strategy.pruned})  # fmt: skip
         if step in run.evaluate_at | run.save_at | run.checkpoint_at:
-            self.guard.poll(self.avatar.parameters)
+            self.guard.poll(step, self.avatar.parameters)
         if step in run.evaluate_at:
             self.evaluate(step)
         if step in run.save_at:

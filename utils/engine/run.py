@@ -113,7 +113,7 @@ class Run:
                 raise InputError(path, flag, f"found {options.get(flag)!r}, the command line says {value!r}",
                                  "Resume with the options of the run.")  # fmt: skip
         self.load(path, tensors)
-        self.seconds = meta.number("train_seconds")
+        self.seconds = max(0.0, meta.number("train_seconds"))
         return meta.integer("step", 1, self.options.optimiser.iterations)
 
     def start_from(self, checkpoint: str) -> int:
@@ -229,7 +229,7 @@ def lock_folder(folder: Path) -> int:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise EnvironmentFault(f"{folder}: can't be written: {error.strerror or error}") from error
     try:

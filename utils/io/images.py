@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import struct
 import zlib
 from dataclasses import dataclass
@@ -49,6 +51,8 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     if size is not None and (header.width, header.height) != size:
         found, expected = f"{header.width}x{header.height} pixels", f"{size[0]}x{size[1]}"
         raise InputError(path, "size", f"found {found}, expected {expected} (w x h of the dataset)")
+    if not data.startswith(PNG_MAGIC):
+        refuse_damaged_scan(data, path)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -61,6 +65,20 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     if header.channels == 1:
         return pixels
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if header.channels == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def refuse_damaged_scan(data: bytes, path: Path) -> None:
+    """Refuse a JPEG with a hole in its pixels, which OpenCV (like every decoder on libjpeg) fills with grey.
+
+    FFmpeg's decoder can be told to stop there; its pixels are not used.
+    """
+    av = importlib.import_module("av")
+    try:
+        with av.open(io.BytesIO(data), format="jpeg_pipe") as container:
+            container.streams.video[0].codec_context.options = {"err_detect": "explode"}
+            next(container.decode(video=0))
+    except (av.FFmpegError, StopIteration, IndexError) as error:
+        raise InputError(path, "", "can't be decoded: damaged data", "Copy or export the file again.") from error
 
 
 def read_header(data: bytes, source: str | Path) -> Header:

@@ -79,7 +79,7 @@ def choose_iteration(run: Path, iteration: int = -1) -> tuple[int, dict[str, Pat
     Raises:
         InputError: the run or the iteration isn't there.
     """
-    if not run.is_dir():
+    if not os.path.isdir(run):
         raise InputError(run, "", "is no folder, expected a run")
     found = rendered_iterations(run)
     if not found:

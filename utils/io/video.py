@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -119,11 +119,12 @@ class VideoFrame:
 
     path: Path
     index: int
+    name: str = field(default="", compare=False)  # of its video, where file names repeat
 
     @property
     def stem(self) -> str:
         """A name for this picture, as a picture file of its own would have."""
-        return f"{self.path.stem}_{self.index:05d}"
+        return f"{self.name or self.path.stem}_{self.index:05d}"
 
     def stat(self) -> os.stat_result:
         """Of the video file."""
