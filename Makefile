@@ -1,4 +1,5 @@
 # make demo   train, render and measure the built-in subject       make test   run the tests
+# make torture  every corrupt input, a few minutes
 # make setup  the shared part: .venv, requirements, the two native packages
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ export PYTHONUNBUFFERED := 1
 PACKAGES := ./submodules/diff-gaussian-rasterization ./submodules/simple-knn
 NATIVE := $(shell find submodules -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name 'CMakeLists.txt' -o -name 'pyproject.toml' \) -not -path '*/build/*')
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test torture lint clean
 
 setup: $(VENV)/.installed $(VENV)/.native
 
@@ -33,6 +34,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+torture: setup
+	$(BIN)/python scripts/torture.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -54,5 +54,6 @@ def all_cases(seed: int = 0) -> list[Case]:
 
 
 def sample(cases: list[Case], every: int) -> list[Case]:
-    """Every `every`-th case of each row, the first included: generators list alike cases together."""
-    return [case for row in ROWS for case in [case for case in cases if case.row == row][::every]]
+    """Every `every`-th case of each row, at least four: generators list alike cases together."""
+    by_row = {row: [case for case in cases if case.row == row] for row in ROWS}
+    return [case for found in by_row.values() for case in found[:: max(1, min(every, len(found) // 4))]]

@@ -50,8 +50,17 @@ class Box:
         return [f"--source_path={self.capture}", f"--flame_model={self.head}"]
 
     def train(self, *more: str, out: Path | None = None) -> Command:
-        flags = [*self.files(), f"--flame_masks={self.masks}", "--bind_to_mesh", "--eval", "--white_background",
-                 "--quiet", *SCHEDULE, f"--model_path={out or self.out}", *more]  # fmt: skip
+        flags = [
+            *self.files(),
+            f"--flame_masks={self.masks}",
+            "--bind_to_mesh",
+            "--eval",
+            "--white_background",
+            "--quiet",
+            *SCHEDULE,
+            f"--model_path={out or self.out}",
+            *more,
+        ]
         return Command(train.main, flags, "train.py")
 
     def resume(self, *more: str) -> Command:
@@ -81,6 +90,8 @@ class Works:
 
     check: Callable[[Box, str], str] = lambda box, errors: ""
     why: str = ""  # where it is documented that this works
+    decoder_may_complain: bool = False
+    chatty: bool = False  # the program runs without --quiet
 
 
 @dataclass(frozen=True)
@@ -144,8 +155,10 @@ class Templates:
 def state_digest(folder: Path) -> str:
     """SHA-256 of what training leaves in a run folder: the last avatar and the whole optimiser state."""
     digest = hashlib.sha256()
-    for path in (f"point_cloud/iteration_{ITERATIONS}/point_cloud.ply",
-                 f"checkpoints/step_{ITERATIONS:07d}/state.safetensors"):  # fmt: skip
+    for path in (
+        f"point_cloud/iteration_{ITERATIONS}/point_cloud.ply",
+        f"checkpoints/step_{ITERATIONS:07d}/state.safetensors",
+    ):
         digest.update((folder / path).read_bytes())
     return digest.hexdigest()
 

@@ -17,7 +17,6 @@ from scripts.torture_cases.case import (
     Box,
     Case,
     Command,
-    Expected,
     Refused,
     Works,
     flip,
@@ -32,10 +31,16 @@ CUTS = {TENSORS: 50, META: 10, MANIFEST: 8}
 COLUMNS = ("means", "sh0", "shN", "opacities", "scales", "quats")
 MOTION = ("rotation", "neck_pose", "jaw_pose", "eyes_pose", "translation", "expr")
 MOMENTS = ("exp_avg", "exp_avg_sq")
-STATE = [*(f"columns.{name}" for name in COLUMNS), "binding", "sh_degree", *(f"flame.{name}" for name in MOTION),
-         *(f"optimiser.{name}.{moment}" for name in (*COLUMNS, *MOTION) for moment in MOMENTS), "optimiser.count",
-         *(f"optimiser.{name}.steps" for name in MOTION),
-         *(f"densification.{name}" for name in ("gradient", "seen", "radius", "pruned"))]  # fmt: skip
+STATE = [
+    *(f"columns.{name}" for name in COLUMNS),
+    "binding",
+    "sh_degree",
+    *(f"flame.{name}" for name in MOTION),
+    *(f"optimiser.{name}.{moment}" for name in (*COLUMNS, *MOTION) for moment in MOMENTS),
+    "optimiser.count",
+    *(f"optimiser.{name}.steps" for name in MOTION),
+    *(f"densification.{name}" for name in ("gradient", "seen", "radius", "pruned")),
+]
 Spoil = Callable[[Path], object]
 
 
@@ -99,8 +104,10 @@ def damage() -> Iterator[Case]:
     for file in FILES:
         yield falls_back(f"{file} missing", lambda folder, f=file: (folder / f).unlink())
         yield falls_back(f"{file} a folder", lambda folder, f=file: ((folder / f).unlink(), (folder / f).mkdir()))
-        yield falls_back(f"{file} of the checkpoint before", lambda folder, f=file: shutil.copyfile(
-            folder.with_name(EARLY) / f, folder / f))  # fmt: skip
+        yield falls_back(
+            f"{file} of the checkpoint before",
+            lambda folder, f=file: shutil.copyfile(folder.with_name(EARLY) / f, folder / f),
+        )
         yield falls_back(f"{file} a byte longer", lambda folder, f=file: append(folder / f, b"x"))
         for share in spread(1000, CUTS[file]):
 
@@ -142,8 +149,12 @@ def bits() -> Iterator[Case]:
         yield falls_back(f"a bit of {name} flipped", spoil)
     for file in FILES:
         for share in (0.0, 0.3, 0.9):
-            yield falls_back(f"{file}: a bit flipped at {share:.0%}", lambda folder, f=file, s=share: flip(
-                folder / f, int(8 * s * (min((folder / f).stat().st_size, 2000) - 1)) + 4))  # fmt: skip
+            yield falls_back(
+                f"{file}: a bit flipped at {share:.0%}",
+                lambda folder, f=file, s=share: flip(
+                    folder / f, int(8 * s * (min((folder / f).stat().st_size, 2000) - 1)) + 4
+                ),
+            )
 
 
 def everything_damaged() -> Iterator[Case]:
@@ -209,11 +220,27 @@ def set_first(value: float) -> Callable[[Tensor], Tensor]:
 
 def other_state() -> Iterator[Case]:
     """Checkpoints that verify but hold tensors of something else: another topology, subject, type."""
-    for name in ("columns.means", "binding", "flame.expr", "optimiser.shN.exp_avg", "optimiser.count",
-                 "optimiser.jaw_pose.steps", "densification.seen", "sh_degree"):  # fmt: skip
+    for name in (
+        "columns.means",
+        "binding",
+        "flame.expr",
+        "optimiser.shN.exp_avg",
+        "optimiser.count",
+        "optimiser.jaw_pose.steps",
+        "densification.seen",
+        "sh_degree",
+    ):
         yield continued(f"state: {name} missing", state(lambda tensors, n=name: tensors.pop(n)), name)
-    for name in ("columns.means", "columns.shN", "columns.opacities", "flame.translation", "flame.expr",
-                 "optimiser.means.exp_avg", "optimiser.expr.exp_avg_sq", "densification.gradient"):  # fmt: skip
+    for name in (
+        "columns.means",
+        "columns.shN",
+        "columns.opacities",
+        "flame.translation",
+        "flame.expr",
+        "optimiser.means.exp_avg",
+        "optimiser.expr.exp_avg_sq",
+        "densification.gradient",
+    ):
         yield continued(f"state: {name} a row short", put(name, lambda t: t[:-1]), name)
         yield continued(f"state: {name} with an axis more", put(name, lambda t: t[..., None]), name)
     for name in ("columns.scales", "binding", "optimiser.quats.exp_avg"):
@@ -227,8 +254,12 @@ def other_state() -> Iterator[Case]:
         yield continued(f"state: sh_degree {value}", put("sh_degree", set_first(value)), "sh_degree")
     yield continued("state: a step count of -5", put("optimiser.count", set_first(-5)), "count")
     yield continued("state: no tensors", state(lambda tensors: tensors.clear()))
-    for name, content in (("empty", b""), ("pickle", b"\x80\x02}."), ("a header of 4 GiB", b"\xff" * 4 + b"\0" * 4),
-                          ("a header that is no JSON", b"\x04\0\0\0\0\0\0\0nope")):  # fmt: skip
+    for name, content in (
+        ("empty", b""),
+        ("pickle", b"\x80\x02}."),
+        ("a header of 4 GiB", b"\xff" * 4 + b"\0" * 4),
+        ("a header that is no JSON", b"\x04\0\0\0\0\0\0\0nope"),
+    ):
 
         def spoil(folder: Path, content: bytes = content) -> None:
             (folder / TENSORS).write_bytes(content)
@@ -265,8 +296,18 @@ def other_facts() -> Iterator[Case]:
     yield Case("C5", "the FLAME file changed since", topology, Refused(("flame_model",)), trained=True)
     flags = {"iterations": "9", "seed": "1", "sh_degree": "2", "feature_lr": "0.1"}
     for flag, value in flags.items():
-        yield Case("C5", f"resumed with another --{flag}", lambda box, f=flag, v=value: box.resume(f"--{f}={v}"),
-                   Refused((flag,)), trained=True)  # fmt: skip
-    yield Case("C5", "resumed from a checkpoint into a new folder with other options",
-               lambda box: box.train(f"--resume={box.newest()}", "--seed=1"), Refused(("seed",)), trained=True)  # fmt: skip
+        yield Case(
+            "C5",
+            f"resumed with another --{flag}",
+            lambda box, f=flag, v=value: box.resume(f"--{f}={v}"),
+            Refused((flag,)),
+            trained=True,
+        )
+    yield Case(
+        "C5",
+        "resumed from a checkpoint into a new folder with other options",
+        lambda box: box.train(f"--resume={box.newest()}", "--seed=1"),
+        Refused(("seed",)),
+        trained=True,
+    )
     yield Case("C5", "resumed from nowhere", lambda box: box.train(f"--resume={box.root / 'none'}"), Refused(("none",)))

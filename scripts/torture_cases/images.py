@@ -63,8 +63,16 @@ def other_types() -> Iterator[Case]:
         yield case(f"{kind} behind .png", put(file.getvalue()), "another format")
     npz = io.BytesIO()
     np.savez(npz, image=RGB)
-    contents = {"empty": b"", "text": b"hello\n", "HTML": b"<html>not found</html>", "JSON": b"{}", "npz": npz.getvalue(),
-                "PDF": b"%PDF-1.7\n", "ELF": b"\x7fELF" + bytes(60), "zeros": bytes(5000)}  # fmt: skip
+    contents = {
+        "empty": b"",
+        "text": b"hello\n",
+        "HTML": b"<html>not found</html>",
+        "JSON": b"{}",
+        "npz": npz.getvalue(),
+        "PDF": b"%PDF-1.7\n",
+        "ELF": b"\x7fELF" + bytes(60),
+        "zeros": bytes(5000),
+    }
     for kind, content in contents.items():
         yield case(f"{kind} behind .png", put(content), "byte 0")
 
@@ -97,13 +105,33 @@ def with_header(data: bytes, **changes: int) -> bytes:
 
 def sizes() -> Iterator[Case]:
     """Sides that differ from the JSON, are nothing, or are larger than memory."""
-    claims = [(0, 0), (0, HEIGHT), (WIDTH, 0), (1, 1), (WIDTH + 1, HEIGHT), (WIDTH, HEIGHT - 1), (HEIGHT, WIDTH),
-              (30_000, 30_000), (65_535, 65_535), (2**31, 1), (1, 2**32 - 1), (2**16, 2**16)]  # fmt: skip
+    claims = [
+        (0, 0),
+        (0, HEIGHT),
+        (WIDTH, 0),
+        (1, 1),
+        (WIDTH + 1, HEIGHT),
+        (WIDTH, HEIGHT - 1),
+        (HEIGHT, WIDTH),
+        (30_000, 30_000),
+        (65_535, 65_535),
+        (2**31, 1),
+        (1, 2**32 - 1),
+        (2**16, 2**16),
+    ]
     for width, height in claims:
-        yield case(f"header of {width}x{height}", put(with_header(png(RGB), width=width, height=height)),
-                   f"size: found {width}x{height}")  # fmt: skip
-    honest = {"1x1": RGB[:1, :1], "a column less": RGB[:, 1:], "a row more": np.concatenate([RGB, RGB[:1]]),
-              "turned": RGB.transpose(1, 0, 2), "twice as large": RGB.repeat(2, 0).repeat(2, 1)}  # fmt: skip
+        yield case(
+            f"header of {width}x{height}",
+            put(with_header(png(RGB), width=width, height=height)),
+            f"size: found {width}x{height}",
+        )
+    honest = {
+        "1x1": RGB[:1, :1],
+        "a column less": RGB[:, 1:],
+        "a row more": np.concatenate([RGB, RGB[:1]]),
+        "turned": RGB.transpose(1, 0, 2),
+        "twice as large": RGB.repeat(2, 0).repeat(2, 1),
+    }
     for name, pixels in honest.items():
         yield case(f"picture {name}", put(png(pixels)), f"found {pixels.shape[1]}x{pixels.shape[0]} pixels")
     yield case("matte a row less", put(png(GREY[1:]), MATTE), "fg_masks", f"found {WIDTH}x{HEIGHT - 1}")
@@ -121,11 +149,15 @@ def chunks() -> Iterator[Case]:
     yield case("short header", put(data[:8] + chunk(b"IHDR", bytes(12)) + data[33:]), "IHDR")
     yield case("pixels of another kind", put(data[:33] + chunk(b"IDAT", b"not zlib") + chunk(b"IEND", b"")), "damaged")
     yield case("bad adler sum", put(data[:33] + chunk(b"IDAT", broken_sum()) + chunk(b"IEND", b"")), "damaged")
-    yield case("unknown filter", put(data[:33] + chunk(b"IDAT", zlib.compress(b"\x09" * ((3 * WIDTH + 1) * HEIGHT)))
-                                     + chunk(b"IEND", b"")), "damaged")  # fmt: skip
+    yield case(
+        "unknown filter",
+        put(data[:33] + chunk(b"IDAT", zlib.compress(b"\x09" * ((3 * WIDTH + 1) * HEIGHT))) + chunk(b"IEND", b"")),
+        "damaged",
+    )
     same = Either(Refused((NAME,)), Works(why="what a PNG holds beside its pixels is not looked at"))
-    yield case("pixels that expand to 64 MiB", put(data[:33] + chunk(b"IDAT", bomb) + chunk(b"IEND", b"")),
-               expected=same)  # fmt: skip
+    yield case(
+        "pixels that expand to 64 MiB", put(data[:33] + chunk(b"IDAT", bomb) + chunk(b"IEND", b"")), expected=same
+    )
     yield case("text that expands to 64 MiB", put(png(RGB, extra=chunk(b"zTXt", b"a\0\0" + bomb))), expected=same)
     yield case("profile that expands to 64 MiB", put(png(RGB, extra=chunk(b"iCCP", b"a\0\0" + bomb))), expected=same)
     yield case("two headers", put(data[:33] + data[8:]), expected=same)
@@ -155,14 +187,15 @@ def jpegs(rng: np.random.Generator) -> Iterator[Case]:
         yield case(f"JPEG cut to {length} bytes", put(data[:length]), "byte")
     yield case("CMYK", put(jpeg(Image.fromarray(RGB).convert("CMYK"))), "CMYK")
     yield case("grey JPEG", put(jpeg(Image.fromarray(GREY[..., 0]))), "1 channel")
-    at = data.index(b"\xff\xc0")
+    scan, at = data.index(b"\xff\xda"), data.index(b"\xff\xc0")
+    yield case("JPEG with a hole in its scan", put(data[: scan + 60] + data[scan + 100 :]), "decoded|damaged")
     yield case("JPEG of 12 bits", put(data[: at + 4] + b"\x0c" + data[at + 5 :]), "frame header")
     yield case("JPEG of 0 rows", put(data[: at + 5] + b"\0\0" + data[at + 7 :]), "size")
     yield case("JPEG of 65535 rows", put(data[: at + 5] + b"\xff\xff\xff\xff" + data[at + 9 :]), "size")
     exif = b"Exif\0\0" + tiff("<", b"II", 6)
     turned = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
     yield case("JPEG that EXIF turns", put(turned), "EXIF orientation")
-    either = Either(Refused((NAME,)), Works(why="JPEG has no checksum"))
+    either = Either(Refused((NAME,)), Works(why="JPEG has no checksum", decoder_may_complain=True))
     for bit in sorted(rng.choice(8 * len(data), JPEG_FLIPS, replace=False).tolist()):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8

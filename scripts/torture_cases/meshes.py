@@ -5,19 +5,42 @@ from __future__ import annotations
 import csv
 import math
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 
+from flame_model import load_flame
 from scripts.torture_cases.case import Box, Case, Command, Expected, Refused, Works
 from tests.scene.make_capture import read_transforms, write_transforms
 from utils.io.ply import read_gaussian_ply
 
 Change = Callable[[dict[str, Any]], object]
+
+
+def model_fields(path: Path) -> dict[str, Any]:
+    """The arrays of a model file under FLAME's names."""
+    assets = load_flame(path)
+    parents = assets.parents.astype(np.int64)
+    parents[0] = 2**32 - 1
+    arrays = {
+        "v_template": assets.template,
+        "shapedirs": np.concatenate([assets.shape_dirs, assets.expr_dirs], 2),
+        "posedirs": assets.pose_dirs,
+        "J_regressor": assets.joint_regressor,
+        "weights": assets.weights,
+        "kintree_table": np.stack([parents, np.arange(len(parents))]),
+        "f": assets.faces,
+    }
+    doubles = {
+        name: array.astype(np.int64 if array.dtype.kind == "i" else np.float64) for name, array in arrays.items()
+    }
+    return {**doubles, "edition": assets.edition}
 
 
 def finite(box: Box, errors: str) -> str:
@@ -35,19 +58,31 @@ def finite(box: Box, errors: str) -> str:
     return ""
 
 
-def warned(box: Box, errors: str) -> str:
-    lines = [line for line in errors.splitlines() if line.startswith("warning: ")]
-    return finite(box, errors) or ("" if len(lines) == 1 else f"expected one warning, found {lines}")
+def says_once(pattern: str) -> Works:
+    """All is finite, and one line tells the user."""
+
+    def check(box: Box, errors: str) -> str:
+        lines = [line for line in errors.splitlines() if re.search(pattern, line)]
+        return finite(box, errors) or (
+            "" if len(lines) == 1 else f"expected one line that says {pattern}, found {lines}"
+        )
+
+    return Works(check, "finite, with one warning", chatty=True)
+
+
+def aloud(command: Command) -> Command:
+    """Without --quiet."""
+    return replace(command, argv=[word for word in command.argv if word != "--quiet"])
 
 
 def mesh(name: str, change: Change, expected: Expected | None = None) -> Case:
     """Change the model file."""
 
     def prepare(box: Box) -> Command:
-        model = pickle.loads(box.head.read_bytes())  # noqa: S301 - written by tests/tiny.py a moment ago
+        model = model_fields(box.head)
         change(model)
         box.head.write_bytes(pickle.dumps(model, 2))
-        return box.train()
+        return aloud(box.train()) if isinstance(expected, Works) and expected.chatty else box.train()
 
     return Case("N3", name, prepare, expected or Works(finite, "a triangle without area gets a finite frame"))
 
@@ -91,7 +126,7 @@ def triangles() -> Iterator[Case]:
     yield mesh("one face only", lambda m: m.__setitem__("f", m["f"][:1]))
     yield mesh("vertices without faces", lambda m: m.__setitem__("f", m["f"][:20]))
     yield mesh("all vertices in one place", lambda m: m["v_template"].__imul__(0.0))
-    yield mesh("a degenerate face is warned about once", at(5, (1, 1, 2)), Works(warned, "finite, with one warning"))
+    yield mesh("a degenerate face is warned about once", at(5, (1, 1, 2)), says_once("without area|degenerate"))
 
 
 def broken() -> Iterator[Case]:
@@ -114,7 +149,8 @@ def views() -> Iterator[Case]:
     def case(name: str, edit: Callable[[Path], object], *flags: str, expected: Expected | None = None) -> Case:
         def prepare(box: Box) -> Command:
             edit(box.capture)
-            return box.train(*flags)
+            command = box.train(*flags)
+            return aloud(command) if isinstance(expected, Works) and expected.chatty else command
 
         return Case("N3", name, prepare, expected or Works(finite, "any number of views"))
 
@@ -129,8 +165,12 @@ def views() -> Iterator[Case]:
 
     yield case("a static camera, extent of the head", static)
     yield case("a static camera, extent of the cameras (0)", static, "--scene_extent=cameras")
-    yield case("a static camera with extent 0 is warned about", static, "--scene_extent=cameras",
-               expected=Works(warned, "finite, with one warning"))  # fmt: skip
+    yield case(
+        "a static camera with extent 0 is warned about",
+        static,
+        "--scene_extent=cameras",
+        expected=says_once("--scene_extent cameras is 0"),
+    )
     for count in (1, 2, 9):
         yield case(f"{count} test views", keep("test", count))
         yield case(f"{count} validation views", keep("val", count))

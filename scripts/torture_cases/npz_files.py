@@ -112,8 +112,13 @@ def values() -> Iterator[Case]:
             bad = np.zeros((1, width))
             bad[0, -1] = number
             yield case(f"{key} holds {number}", change(**{key: bad}), key, "nan|inf", r"\[.*\d\]")
-    for kind, array in (("text", np.array([["a"] * 3])), ("bytes", np.array([[b"a"] * 3])), ("complex", np.zeros((1, 3), complex)),
-                        ("dates", np.zeros((1, 3), "M8[s]")), ("a structure", np.zeros((1, 3), "f4,f4"))):  # fmt: skip
+    for kind, array in (
+        ("text", np.array([["a"] * 3])),
+        ("bytes", np.array([[b"a"] * 3])),
+        ("complex", np.zeros((1, 3), complex)),
+        ("dates", np.zeros((1, 3), "M8[s]")),
+        ("a structure", np.zeros((1, 3), "f4,f4")),
+    ):
         yield case(f"rotation of {kind}", change(rotation=array), "rotation", "type")
     both = {key: np.zeros((2, {"eyes_pose": 6, "expr": 5}.get(key, 3))) for key in KEYS if key != "shape"}
     yield case("two timesteps in one file", change(**both), "rotation", "2 timesteps")
@@ -169,17 +174,33 @@ def headers() -> Iterator[Case]:
 
     good = bytes(20)
     wrong = {
-        "promises 2^40 values": npy(head((1, 2**40))), "promises 4 EiB": npy(head((2**31, 2**31))),
-        "negative shape": npy(head((-1, 5)), good), "shape of text": npy(head("15"), good), "shape of floats": npy(head((1.0, 5.0)), good),
-        "one value too few": npy(head(), good[:-4]), "one value too many": npy(head(), good + bytes(4)), "no values": npy(head()),
-        "no dictionary": npy("[1, 2]", good), "no literal": npy("__import__('os').getpid()", good), "a call in the header":
-        npy("{'descr': exec('1'), 'fortran_order': False, 'shape': (1, 5)}", good), "order a number": npy(head(fortran=3), good),
-        "no such type": npy(head(descr="<f3"), good), "type of objects": npy(head(descr="|O"), good), "empty type": npy(head(descr=""), good),
-        "type void": npy(head(descr="|V4"), good), "version 3": npy(head(), good, b"\x03\x00"), "version 9": npy(head(), good, b"\x09\x00"),
-        "length beyond the file": npy(head(), good, length=60_000), "length 0": npy(head(), good, length=0), "no magic": b"NUMPY" + bytes(200),
-        "empty": b"", "only the magic": b"\x93NUMPY", "binary header": npy(b"\xff\xfe\x00" * 30, good),
-        "deep header": npy("(" * 5000 + ")" * 5000, good), "33 dimensions": npy(head((1,) * 33), good),
-    }  # fmt: skip
+        "promises 2^40 values": npy(head((1, 2**40))),
+        "promises 4 EiB": npy(head((2**31, 2**31))),
+        "negative shape": npy(head((-1, 5)), good),
+        "shape of text": npy(head("15"), good),
+        "shape of floats": npy(head((1.0, 5.0)), good),
+        "one value too few": npy(head(), good[:-4]),
+        "one value too many": npy(head(), good + bytes(4)),
+        "no values": npy(head()),
+        "no dictionary": npy("[1, 2]", good),
+        "no literal": npy("__import__('os').getpid()", good),
+        "a call in the header": npy("{'descr': exec('1'), 'fortran_order': False, 'shape': (1, 5)}", good),
+        "order a number": npy(head(fortran=3), good),
+        "no such type": npy(head(descr="<f3"), good),
+        "type of objects": npy(head(descr="|O"), good),
+        "empty type": npy(head(descr=""), good),
+        "type void": npy(head(descr="|V4"), good),
+        "version 3": npy(head(), good, b"\x03\x00"),
+        "version 9": npy(head(), good, b"\x09\x00"),
+        "length beyond the file": npy(head(), good, length=60_000),
+        "length 0": npy(head(), good, length=0),
+        "no magic": b"NUMPY" + bytes(200),
+        "empty": b"",
+        "only the magic": b"\x93NUMPY",
+        "binary header": npy(b"\xff\xfe\x00" * 30, good),
+        "deep header": npy("(" * 5000 + ")" * 5000, good),
+        "33 dimensions": npy(head((1,) * 33), good),
+    }
     for name, content in wrong.items():
         yield case(f"header: {name}", replace_member("expr", content), "expr")
 
@@ -190,8 +211,11 @@ def archives(rng: np.random.Generator) -> Iterator[Case]:
         yield case(f"cut to {share / 10:g} %", lambda path, s=share: cut(path, path.stat().st_size * s // 1000), "npz")
     same = Either(Refused((NAME,)), Works(unchanged, "dates and attributes in a zip do not matter"))
     for share in sorted(rng.random(FLIPS).tolist()):
-        yield case(f"bit flipped at {100 * share:.3f} %",
-                   lambda path, s=share: flip(path, int(8 * path.stat().st_size * s)), expected=same)  # fmt: skip
+        yield case(
+            f"bit flipped at {100 * share:.3f} %",
+            lambda path, s=share: flip(path, int(8 * path.stat().st_size * s)),
+            expected=same,
+        )
 
     def wrong_sum(path: Path) -> None:
         data = bytearray(path.read_bytes())
@@ -242,8 +266,10 @@ def avatars() -> Iterator[Case]:
     def rows(count: int) -> Callable[[Path], object]:
         def convert(path: Path) -> None:
             with np.load(path) as file:
-                arrays: Arrays = {k: v if k in ("shape", "static_offset") else np.resize(v, (count, *v.shape[1:]))
-                                  for k, v in file.items()}  # fmt: skip
+                arrays: Arrays = {
+                    k: v if k in ("shape", "static_offset") else np.resize(v, (count, *v.shape[1:]))
+                    for k, v in file.items()
+                }
             np.savez(path, **arrays)
 
         return convert
@@ -259,5 +285,6 @@ def avatars() -> Iterator[Case]:
     yield avatar(
         "an offset of other vertices", change(static_offset=np.zeros((1, 50, 3))), *path_words, "static_offset"
     )
-    yield avatar("a moving offset of other vertices", change(dynamic_offset=np.ones((4, 50, 3))), *path_words,
-                 "dynamic_offset")  # fmt: skip
+    yield avatar(
+        "a moving offset of other vertices", change(dynamic_offset=np.ones((4, 50, 3))), *path_words, "dynamic_offset"
+    )

@@ -14,12 +14,27 @@ from scripts.torture_cases.json_fields import set_field
 
 NFC = unicodedata.normalize("NFC", "Zoë Ångström")
 NAMES = {
-    "spaces": "a  b ", "quotes": "a'b\"c", "a semicolon": "a; touch marker", "a command": "$(touch marker)`touch marker`",
-    "an ampersand": "a && touch marker & b", "a new line": "a\nerror: all is well", "NFC": NFC,
-    "NFD": unicodedata.normalize("NFD", NFC), "Chinese": "头像 🙂", "255 bytes": "é" * 127 + "x", "a dash": "-m",
-    "two dashes": "--overwrite", "a percent sign": "%s%n %(x)d", "braces": "{x}{0}", "a star": "*?[a]", "a tilde": "~root",
-    "a backslash": "a\\b", "a bell": "a\x07b\x1b[2J", "dots": "...", "a quarter of UTF-8": os.fsdecode(b"a\xe9b"),
-}  # fmt: skip
+    "spaces": "a  b ",
+    "quotes": "a'b\"c",
+    "a semicolon": "a; touch marker",
+    "a command": "$(touch marker)`touch marker`",
+    "an ampersand": "a && touch marker & b",
+    "a new line": "a\nerror: all is well",
+    "NFC": NFC,
+    "NFD": unicodedata.normalize("NFD", NFC),
+    "Chinese": "头像 🙂",
+    "255 bytes": "é" * 127 + "x",
+    "a dash": "-m",
+    "two dashes": "--overwrite",
+    "a percent sign": "%s%n %(x)d",
+    "braces": "{x}{0}",
+    "a star": "*?[a]",
+    "a tilde": "~root",
+    "a backslash": "a\\b",
+    "a bell": "a\x07b\x1b[2J",
+    "dots": "...",
+    "a quarter of UTF-8": os.fsdecode(b"a\xe9b"),
+}
 TRAIN = "transforms_train.json"
 
 
@@ -103,12 +118,17 @@ def inside_captures() -> Iterator[Case]:
     for field, name in fields.items():
         place: Expected = Refused((TRAIN, rf"frames\[\d\]\.{field}"))
         ways: dict[str, Callable[[Path], str]] = {
-            "absolute": lambda folder, n=name: str(folder / n), "..": lambda folder, n=name: f"../../outside/{n}",
+            "absolute": lambda folder, n=name: str(folder / n),
+            "..": lambda folder, n=name: f"../../outside/{n}",
             ".. through images": lambda folder, n=name: f"images/../../../outside/{n}",
-            "~": lambda folder, n=name: f"~/{n}", "a URL": lambda folder, n=name: f"file://{folder}/{n}",
-            "a NUL": lambda folder, n=name: f"images/{n}\0.png", "backslashes": lambda folder, n=name: f"..\\..\\outside\\{n}",
-            "300 characters": lambda folder: "images/" + "x" * 300, "only ..": lambda folder: "..", "only .": lambda folder: ".",
-        }  # fmt: skip
+            "~": lambda folder, n=name: f"~/{n}",
+            "a URL": lambda folder, n=name: f"file://{folder}/{n}",
+            "a NUL": lambda folder, n=name: f"images/{n}\0.png",
+            "backslashes": lambda folder, n=name: f"..\\..\\outside\\{n}",
+            "300 characters": lambda folder: "images/" + "x" * 300,
+            "only ..": lambda folder: "..",
+            "only .": lambda folder: ".",
+        }
         for what, path in ways.items():
             no_folder = field == "fg_mask_path" and what in ("~", "a URL")  # that reads as: exported without mattes
             yield Case("C7", f"train.py: {field} is {what}", leaving(field, path), EITHER if no_folder else place)
@@ -156,9 +176,12 @@ def loops() -> Iterator[Case]:
         return prepare
 
     odd: dict[str, Callable[[Box], Path]] = {
-        "a loop": loop, "missing": lambda box: box.root / "missing", "a device": lambda box: Path("/dev/null"),
-        "below a file": lambda box: box.data / "masks.pkl" / "x", "300 characters": lambda box: box.root / ("x" * 300),
-    }  # fmt: skip
+        "a loop": loop,
+        "missing": lambda box: box.root / "missing",
+        "a device": lambda box: Path("/dev/null"),
+        "below a file": lambda box: box.data / "masks.pkl" / "x",
+        "300 characters": lambda box: box.root / ("x" * 300),
+    }
     for attribute in ("capture", "head", "masks"):
         for what, make in odd.items():
             yield Case("C7", f"train.py: {attribute} is {what}", train_with(attribute, make), Refused((r"/",)))
@@ -221,12 +244,24 @@ def command_lines() -> Iterator[Case]:
     yield Case(
         "C7", "train.py: --data_root a file", lambda box: box.train(f"--data_root={box.head}"), Refused(("data_root",))
     )
-    yield Case("C7", "train.py: --data_root elsewhere", lambda box: box.train(f"--data_root={box.capture / 'images'}"),
-               Refused(("data_root",)))  # fmt: skip
-    yield Case("C7", "train.py: the cache inside the capture",
-               lambda box: box.train(f"--cache_dir={box.capture}/cache", "--image_memory_gb=0"), Refused(("cache_dir",)))  # fmt: skip
-    yield Case("C7", "train.py: the cache below a file",
-               lambda box: box.train(f"--cache_dir={box.head}/cache", "--image_memory_gb=0"), Refused((r"head\.pkl",), (2, 3)))  # fmt: skip
+    yield Case(
+        "C7",
+        "train.py: --data_root elsewhere",
+        lambda box: box.train(f"--data_root={box.capture / 'images'}"),
+        Refused(("data_root",)),
+    )
+    yield Case(
+        "C7",
+        "train.py: the cache inside the capture",
+        lambda box: box.train(f"--cache_dir={box.capture}/cache", "--image_memory_gb=0"),
+        Refused(("cache_dir",)),
+    )
+    yield Case(
+        "C7",
+        "train.py: the cache below a file",
+        lambda box: box.train(f"--cache_dir={box.head}/cache", "--image_memory_gb=0"),
+        Refused((r"head\.pkl",), (2, 3)),
+    )
     for program in ("render", "metrics"):
         yield Case(
             "C7",

@@ -81,8 +81,17 @@ def cases(seed: int) -> Iterator[Case]:
 
 def counts() -> Iterator[Case]:
     """Counts and headers that lie."""
-    for name, count in (("2^32", 2**32), ("2^31", 2**31), ("2^63", 2**63), ("2^64", 2**64), ("10^30", 10**30), ("-1", -1),
-                        ("-2^31", -(2**31)), ("1", 1), ("0", 0)):  # fmt: skip
+    for name, count in (
+        ("2^32", 2**32),
+        ("2^31", 2**31),
+        ("2^63", 2**63),
+        ("2^64", 2**64),
+        ("10^30", 10**30),
+        ("-1", -1),
+        ("-2^31", -(2**31)),
+        ("1", 1),
+        ("0", 0),
+    ):
         yield case(f"a count of {name}", edit(rb"vertex \d+", f"vertex {count}".encode()))
     for name, change in (("one more", 1), ("one less", -1)):
 
@@ -120,8 +129,13 @@ def counts() -> Iterator[Case]:
     def missing(path: Path) -> None:
         path.unlink()
 
-    yield Case("C4", "no file", lambda box: (missing(box.avatar / "point_cloud.ply"), box.render("--iteration=3"))[1],
-               Refused(("point_cloud", "iteration_3")), trained=True)  # fmt: skip
+    yield Case(
+        "C4",
+        "no file",
+        lambda box: (missing(box.avatar / "point_cloud.ply"), box.render("--iteration=3"))[1],
+        Refused(("point_cloud", "iteration_3")),
+        trained=True,
+    )
     yield Case("C4", "a folder of that name", folder, Refused((NAME,), (2, 3)), trained=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import render
 from scripts.torture_cases.case import ITERATIONS, Box, Case, Command, Refused, Works, cut, flip
 from utils.io import rendered as rendered_files
 from utils.io import video
-from utils.io.images import encode_png
+from utils.io.images import encode_png, read_image
 
 SPLIT = f"test/ours_{ITERATIONS}"
 Patch = Callable[[], Any]
@@ -39,7 +40,7 @@ def videos() -> Iterator[Case]:
 
             return Command(main, box.render().argv)
 
-        return Case("R4", name, prepare, Refused(words, (3,)), trained=True)
+        return Case("R4", name, prepare, Refused(words, (3,), writes=True, check=old_renders), trained=True)
 
     def raising(error: BaseException) -> Patch:
         """Frames fail from the second one on."""
@@ -81,7 +82,7 @@ def videos() -> Iterator[Case]:
         "R4",
         "a file where the split should be",
         lambda box: blocked(box),
-        Refused((SPLIT.split("/")[0],), (3,)),
+        Refused((r"/test",), (3,), writes=True),
         trained=True,
     )
 
@@ -121,9 +122,19 @@ def full_disk() -> Any:
     return mock.patch.object(rendered_files, "encode_png", encode)
 
 
-def blocked(box: Box) -> Command:
-    import shutil
+def old_renders(box: Box, errors: str) -> str:
+    """The frames that were rendered before are still there, whole; what a failed rendering made is not."""
+    intact = box.root.parent / "intact" / "run"
+    for split in ("train", "val", "test"):
+        names, old = ({path.relative_to(run) for path in (run / split).rglob("*")} for run in (box.run, intact))
+        if names != old:
+            return f"{split}: {', '.join(map(str, sorted(names ^ old)))} came or went"
+        for path in (box.run / split).rglob("*.png"):
+            read_image(path)
+    return ""
 
+
+def blocked(box: Box) -> Command:
     shutil.rmtree(box.run / "test")
     (box.run / "test").write_text("notes")
     return box.render("--skip_train", "--skip_val")
@@ -148,8 +159,12 @@ def frames() -> Iterator[Case]:
         yield case(f"{frame} cut", lambda f, n=frame: cut(f / n, 200), frame, "byte")
         yield case(f"{frame} flipped", lambda f, n=frame: flip(f / n, 8 * 60), frame, "CRC")
         yield case(f"{frame} no picture", lambda f, n=frame: (f / n).write_bytes(b"hello"), frame)
-        yield case(f"{frame} of another size", lambda f, n=frame: (f / n).write_bytes(encode_png(np.zeros((9, 9, 3), np.uint8))),
-                   r"00001\.png", "size")  # fmt: skip
+        yield case(
+            f"{frame} of another size",
+            lambda f, n=frame: (f / n).write_bytes(encode_png(np.zeros((9, 9, 3), np.uint8))),
+            r"00001\.png",
+            "size",
+        )
         yield case(
             f"{frame} grey", lambda f, n=frame: (f / n).write_bytes(encode_png(np.zeros((20, 24), np.uint8))), frame
         )
@@ -169,16 +184,12 @@ def frames() -> Iterator[Case]:
 
 
 def unrendered(box: Box) -> Command:
-    import shutil
-
     for split in ("train", "val", "test"):
         shutil.rmtree(box.run / split)
     return box.metrics()
 
 
 def no_mattes(box: Box) -> Command:
-    import shutil
-
     shutil.rmtree(box.run / SPLIT / "masks")
     return box.metrics()
 
@@ -190,8 +201,6 @@ def foreground_is_null(box: Box, errors: str) -> str:
 
 def two_runs(box: Box) -> Command:
     """Nothing is written for the good run either: every frame is looked for before the first is read."""
-    import shutil
-
     shutil.copytree(box.run, box.root / "second")
     (box.root / "second" / SPLIT / "gt/00001.png").unlink()
     command = box.metrics()

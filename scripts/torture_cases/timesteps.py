@@ -34,7 +34,7 @@ def case(name: str, change: dict[int, Any], *words: str, expected: Expected | No
 def cases(seed: int) -> Iterator[Case]:
     """All cases of the row; the intact capture has timesteps 0 to 3, the last one in test alone."""
     yield case("a gap in the middle", {1: 4}, "timestep 1", "0 to 4")
-    yield case("a gap before the last", {3: 9}, "timestep 4", "0 to 9")
+    yield case("a gap before the last", {3: 9}, "timestep 3", "0 to 9")
     yield case("the first is 1", {0: 4}, "timestep 0", "0 to 4")
     yield case("all moved by 5", {0: 5, 1: 6, 2: 7, 3: 8}, "timestep 0", "0 to 8")
     yield case("-1", {2: -1}, "found -1", r"\[0, ")
@@ -44,7 +44,7 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("a fraction", {1: 1.5}, "1.5")
     yield case("true", {1: True}, "true")
     yield case("10^9", {3: 10**9}, "1000000000")
-    yield case("10^7", {3: 10**7}, "timestep 4|10000000")
+    yield case("10^7", {3: 10**7}, "timestep 3|10000000")
     yield case("2^63", {3: 2**63}, "integer")
     yield case(
         "two timesteps made one", {2: 1, 3: 2}, expected=Refused((r"frames\[\d+\]\.flame_param_path", "timestep 1"))

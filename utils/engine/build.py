@@ -27,7 +27,6 @@ from utils.engine.options import Options, options_from_flags
 from utils.engine.run import OPTIONS, RUN_FACTS
 from utils.errors import InputError
 from utils.maths.random import generator
-from utils.maths.triangle_frames import triangle_frames
 
 Render = Callable[[Splats, Camera, Tensor], Rendered]
 HEAD_EXTENTS = (
@@ -119,7 +118,7 @@ def notes(options: Options, dataset: Dataset, rig: Rig) -> list[str]:
     if dataset.motion is not None and not rig.bound:
         found.append("unbound: Gaussians stay where they are while the head moves; --bind_to_mesh binds them to it")
     if rig.bound and (flat := flat_faces(rig.rest_mesh())):
-        found.append(f"{flat} triangles of the mesh have no area: their Gaussians are points")
+        found.append(f"{flat} triangles of the mesh are without area: their Gaussians get no direction")
     if rig.bound and camera_extent(dataset.train.cameras) < STATIC_EXTENT:
         found.append("one static camera: light that stays in the room looks like colour that depends on the view; if "
                      "other views matter, compare --sh_degree 0")  # fmt: skip
@@ -129,9 +128,10 @@ def notes(options: Options, dataset: Dataset, rig: Rig) -> list[str]:
 
 
 def flat_faces(mesh: Mesh) -> int:
-    """How many triangles have no area: their scale is a millionth of the median or less."""
-    scales = triangle_frames(mesh.vertices, mesh.faces).scales
-    return int((scales <= 1e-6 * scales.median()).sum())
+    """How many triangles have (almost) no area: a millionth of the median's or less."""
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    areas = torch.linalg.cross(b - a, c - a).norm(dim=-1)
+    return int((areas <= 1e-6 * areas.median()).sum())
 
 
 def iterations_saved(folder: Path) -> list[int]:

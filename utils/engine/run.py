@@ -113,7 +113,9 @@ class Run:
                 raise InputError(path, flag, f"found {options.get(flag)!r}, the command line says {value!r}",
                                  "Resume with the options of the run.")  # fmt: skip
         self.load(path, tensors)
-        self.seconds = max(0.0, meta.number("train_seconds"))
+        self.seconds = meta.number("train_seconds")
+        if self.seconds < 0:
+            raise meta.error("train_seconds", f"found {self.seconds}, expected at least 0")
         return meta.integer("step", 1, self.options.optimiser.iterations)
 
     def start_from(self, checkpoint: str) -> int:
