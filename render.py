@@ -15,7 +15,6 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall beside a busy neighbour
 
-import argparse
 import statistics
 import sys
 import time
@@ -32,16 +31,13 @@ from utils.contracts import Frame, Mesh, Rendered
 from utils.engine.build import LoadedAvatar
 from utils.engine.device import check_device
 from utils.engine.mesh_overlay import overlay
-from utils.engine.options import CHOICES, known_flags
+from utils.engine.overrides import add_overrides, typed_overrides
 from utils.engine.shots import RenderOptions, Shot, Take, check_options, plan
 from utils.errors import InputError, NumericalFault, run_main
 from utils.io.atomic import write_json
 from utils.io.progress import progress
 from utils.io.rendered import ALPHA, DEPTH, MESHES, SplitWriter
 
-# Flags of training that may be given anew: where things lie and how they are drawn, not what they are.
-OVERRIDES = ("source_path", "data_root", "flame_model", "flame_masks", "cache_dir", "image_memory_gb",
-             "select_camera_id", "rasterizer", "device", "threads")  # fmt: skip
 TIMED_FRAMES, TIMED_SECONDS, WARM_UP = 50, 20.0, 2
 SOLID, FARTHEST = 0.5, 65535  # opacity above which there is a depth; its largest level
 
@@ -51,15 +47,12 @@ def parse_arguments(argv: list[str]) -> tuple[RenderOptions, dict[str, Any]]:
     parser = OneLineParser(prog="render.py", allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="print a traceback with every error")
     add_flags(parser, "render", RenderOptions)
-    group = parser.add_argument_group("flags of the run that may be given anew")
-    for name in OVERRIDES:
-        kind, short = known_flags()[name], ["-s"] if name == "source_path" else []
-        group.add_argument(*short, f"--{name}", default=argparse.SUPPRESS, type=kind, choices=CHOICES.get(name))
-    typed = vars(parser.parse_args(argv))
+    add_overrides(parser)
+    typed = parser.parse_args(argv)
     own = {f.name for f in fields(RenderOptions)}
-    options = RenderOptions(**{name: value for name, value in typed.items() if name in own})
+    options = RenderOptions(**{name: value for name, value in vars(typed).items() if name in own})
     check_options(options)
-    return options, {name: value for name, value in typed.items() if name in OVERRIDES}
+    return options, typed_overrides(typed)
 
 
 @torch.no_grad()

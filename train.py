@@ -48,6 +48,7 @@ def train(options: Options) -> None:
 
     for step in run.steps():
         optimiser.schedule(step)
+        images = []
         for view in range((step - 1) * views, step * views):
             frame = frames[index_at(options.run.seed, view, len(frames))]
             triangles = avatar.frames(frame.timestep)
@@ -56,6 +57,8 @@ def train(options: Options) -> None:
             terms = loss(LossContext(step, frame, image, **avatar.local(triangles)))
             (terms.total / views).backward()
             allowed = guard.check(step, frame.name, terms, avatar.parameters)
+            images.append(image)
+        for image in images:  # a step counts as a whole or, if the guard stops it, not at all
             strategy.observe(step, image, views)
         optimiser.step(allowed)
         strategy.refine(step, avatar, optimiser)

@@ -8,6 +8,8 @@ the groups. Here is only the machinery: flags, presets, the saved options of a r
 
 from __future__ import annotations
 
+import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,16 @@ def parse(argv: list[str], program: str) -> Options:
     parser.add_argument("--debug", action="store_true", help="print a traceback with every error")
     for title, options_class in GROUPS:
         add_flags(parser, title, options_class)
+    parser.add_argument("-t", "--target_path", default="", help=argparse.SUPPRESS)
     typed = vars(parser.parse_args(argv))
+    if typed.pop("target_path"):
+        raise InputError("command line", "--target_path", "is for rendering", "python render.py -m RUN -t TARGET.")
     config = typed.get("config") or ("default" if typed.get("bind_to_mesh") else "static")
     typed.pop("debug")
     flat = {**read_preset(config), **typed, "config": config}
     for name in PATHS:  # a run must open from any folder later
         if flat.get(name):
-            flat[name] = str(Path(flat[name]).expanduser().absolute())
+            flat[name] = str(Path(os.path.expanduser(flat[name])).absolute())
     options = options_from_flags(flat, "command line")
     check(options)
     return options

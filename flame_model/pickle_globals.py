@@ -7,6 +7,17 @@ from collections.abc import Mapping
 Globals = Mapping[tuple[str, str], str]
 """(module, name) -> kind, as `flame_model.pickled_arrays` knows it."""
 
+ARRAY_GLOBALS: Globals = {
+    ("numpy.core.multiarray", "_reconstruct"): "array",
+    ("numpy._core.multiarray", "_reconstruct"): "array",
+    ("numpy.core.multiarray", "scalar"): "scalar",
+    ("numpy._core.multiarray", "scalar"): "scalar",
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): "dtype",
+    ("_codecs", "encode"): "encode",
+}
+"""For numpy arrays and scalars."""
+
 _SPARSE = {
     (f"scipy.sparse.{module}", f"{kind}_matrix"): kind for kind in ("csc", "csr") for module in (kind, f"_{kind}")
 }
@@ -14,18 +25,12 @@ MODEL_GLOBALS: Globals = {
     ("chumpy.ch", "Ch"): "chumpy",
     ("__builtin__", "set"): "set",
     ("builtins", "set"): "set",
-    ("numpy.core.multiarray", "_reconstruct"): "array",
-    ("numpy._core.multiarray", "_reconstruct"): "array",
-    ("numpy.core.multiarray", "scalar"): "scalar",
-    ("numpy._core.multiarray", "scalar"): "scalar",
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): "dtype",
+    **ARRAY_GLOBALS,
     **_SPARSE,
     ("copy_reg", "_reconstructor"): "instance",
     ("copyreg", "_reconstructor"): "instance",
     ("__builtin__", "object"): "object",
     ("builtins", "object"): "object",
-    ("_codecs", "encode"): "encode",
 }
 """For FLAME models and masks."""
 

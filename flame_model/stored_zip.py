@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from utils.errors import InputError
 
-MAX_FILE_BYTES = 4 << 30  # a checkpoint of five million Gaussians
+MAX_FILE_BYTES = 4 << 30
 MAX_MEMBERS = 10_000
 MAX_DIRECTORY_BYTES = 4 << 20
 _END = struct.Struct("<4s4H2IH")
@@ -42,8 +42,8 @@ class Member:
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file of at most 4 GiB, opened to read, and its size.
+def open_regular(path: Path, limit: int = MAX_FILE_BYTES) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file of at most `limit` bytes, opened to read, and its size.
 
     Raises:
         InputError: no such file, not a regular file, unreadable or too large.
@@ -57,8 +57,8 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(path, "", "is not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise InputError(path, "", f"has {status.st_size} bytes, at most {MAX_FILE_BYTES} are read")
+            if status.st_size > limit:
+                raise InputError(path, "", f"has {status.st_size} bytes, at most {limit} are read")
             yield file, status.st_size
     except OSError as error:
         raise InputError(path, "", f"can't be read: {error.strerror or error}") from error

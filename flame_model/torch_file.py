@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from flame_model.pickle_globals import Globals
+from flame_model.pickle_globals import ARRAY_GLOBALS, Globals
 from flame_model.pickle_reader import Call, Global, Persistent, read_pickle
 from flame_model.pickled_arrays import PickledArrays
-from flame_model.stored_zip import StoredZip, open_regular
+from flame_model.stored_zip import MAX_FILE_BYTES, StoredZip, open_regular
 from utils.errors import InputError
 
 MAX_PICKLE_BYTES = 64 << 20  # numpy arrays lie inside the pickle
@@ -32,13 +32,7 @@ TORCH_GLOBALS: Globals = {
     ("torch._utils", "_rebuild_parameter"): "parameter",
     ("collections", "OrderedDict"): "mapping",
     **{("torch", name): code for name, code in STORAGES.items()},
-    ("numpy.core.multiarray", "_reconstruct"): "array",
-    ("numpy._core.multiarray", "_reconstruct"): "array",
-    ("numpy.core.multiarray", "scalar"): "scalar",
-    ("numpy._core.multiarray", "scalar"): "scalar",
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): "dtype",
-    ("_codecs", "encode"): "encode",
+    **ARRAY_GLOBALS,
 }
 """Tensors and numpy arrays of plain numbers, and ordered dicts."""
 ADVICE = "Only tensors, numpy arrays, numbers, text, lists, tuples and dicts are read from torch files."
@@ -46,11 +40,12 @@ LEGACY_ADVICE = "If you trust it, load it and save it again with PyTorch 1.6 or 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 
 
-def read_torch_file(path: Path) -> Any:
+def read_torch_file(path: Path, limit: int = MAX_FILE_BYTES) -> Any:
     """The content of a file that `torch.save` wrote.
 
     Args:
-        path: a file in torch's zip form, at most 4 GiB.
+        path: a file in torch's zip form.
+        limit: most bytes that it may have; as many may be held in memory.
     Returns:
         dicts (also for OrderedDict), lists, tuples, text, bytes, numbers, booleans and None, with read-only numpy
         arrays for tensors, parameters and arrays, and numbers for numpy scalars.
@@ -58,7 +53,7 @@ def read_torch_file(path: Path) -> Any:
         InputError: another form, damaged, or asking for anything else; names the file and the entry or byte offset.
     """
     path = Path(path)
-    with open_regular(path) as (file, size):
+    with open_regular(path, limit) as (file, size):
         refuse_other_forms(file, path)
         archive = StoredZip(file, size, path)
         for name in ("constants.pkl", "code/__torch__.py"):

@@ -59,6 +59,23 @@ def rigid_fault(matrix: np.ndarray) -> str:
     return ""
 
 
+def matrix_fault(matrix: np.ndarray) -> str:
+    """Why a [3, 3] matrix is not that of a pinhole without skew (to 1e-6), or an empty string."""
+    if np.abs(matrix[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]] - [0.0, 0.0, 0.0, 0.0, 1.0]).max() > 1e-6:
+        return f"found {matrix.tolist()}, expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]"
+    return ""
+
+
+def pinhole_fault(pinhole: Intrinsics) -> str:
+    """Why focal lengths or principal point are impossible, or an empty string."""
+    k = pinhole
+    if not (1e-3 <= k.fx <= 1e9 and 1e-3 <= k.fy <= 1e9):
+        return f"found focal lengths {k.fx:g}, {k.fy:g} px, expected positive ones"
+    if not (abs(k.cx) <= 100 * k.width and abs(k.cy) <= 100 * k.height):
+        return f"found a principal point at {k.cx:g}, {k.cy:g} px of {k.width}x{k.height}, expected near the centre"
+    return ""
+
+
 def make_camera(world_to_camera: np.ndarray, intrinsics: Intrinsics, far: float = Camera.far) -> Camera:
     """Our Camera (float32) from a [4, 4] OpenCV world-to-camera matrix and a pinhole; `far` in units of the world."""
     k = intrinsics

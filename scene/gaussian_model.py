@@ -21,7 +21,7 @@ from utils.contracts import Mesh, Points, Splats
 from utils.errors import InputError
 from utils.io.ply import read_gaussian_ply, write_gaussian_ply
 from utils.maths.random import generator
-from utils.maths.sh import SH_0
+from utils.maths.sh import rgb_to_sh0
 from utils.maths.triangle_frames import TriangleFrames, attach, triangle_frames
 
 PLY = "point_cloud.ply"
@@ -69,7 +69,7 @@ class GaussianModel:
             means, sh0 = torch.zeros(count, 3), torch.from_numpy((grey - 0.5 / 255.0).astype(np.float32))
             scales, binding = torch.full((count, 3), float(np.log(options.init_scale))), torch.arange(n_faces)
         else:
-            means, sh0 = points.positions.clone(), ((points.colours - 0.5) / SH_0)[:, None, :]
+            means, sh0 = points.positions.clone(), rgb_to_sh0(points.colours)[:, None, :]
             distance = neighbour_distance(points.positions) * options.init_scale
             scales, binding = distance.log()[:, None].repeat(1, 3), torch.zeros(count, dtype=torch.int64)
         columns = {

@@ -17,7 +17,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -30,15 +29,16 @@ from gaussian_renderer import Renderer, build_renderer
 from scene.gaussian_model import GaussianModel
 from utils.contracts import Camera
 from utils.engine.build import load_avatar, load_run, open_avatar
+from utils.engine.check import check
 from utils.engine.device import check_device
-from utils.engine.options import CHOICES, options_from_flags
+from utils.engine.options import options_from_flags
 from utils.engine.orbit import around_head
+from utils.engine.overrides import add_overrides, typed_overrides
 from utils.errors import InputError, run_main
 from utils.io.atomic import write_json
 from utils.io.images import to_uint8, write_png
 from utils.io.progress import progress
 
-OVERRIDES = ("source_path", "flame_model", "device", "rasterizer", "threads")
 WARM_UP = 10
 
 
@@ -58,11 +58,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--vis", nargs="?", const="benchmark_fps.png", default="", metavar="PNG", help="keep the picture"
     )
     parser.add_argument("--json", default="", metavar="FILE", help="write the result there too")
-    parser.add_argument("-s", "--source_path", default=argparse.SUPPRESS, help="the dataset, if it has moved")
-    parser.add_argument("--flame_model", default=argparse.SUPPRESS, metavar="PKL")
-    parser.add_argument("--device", default=argparse.SUPPRESS)
-    parser.add_argument("--rasterizer", default=argparse.SUPPRESS, choices=CHOICES["rasterizer"])
-    parser.add_argument("--threads", type=int, default=argparse.SUPPRESS)
+    add_overrides(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--debug", action="store_true", help="print a traceback with every error")
     options = parser.parse_args(argv)
@@ -76,7 +72,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def open_view(chosen: argparse.Namespace) -> tuple[GaussianModel, Renderer, Camera]:
     """The avatar, its renderer and the camera to look through."""
-    overrides = {name: getattr(chosen, name) for name in OVERRIDES if hasattr(chosen, name)}
+    overrides = typed_overrides(chosen)
     if chosen.model_path and not chosen.no_dataset:
         run = load_run(Path(chosen.model_path), chosen.iteration, overrides)
         views = [view for split in run.dataset.splits().values() for view in split.views]
@@ -90,7 +86,9 @@ def open_view(chosen: argparse.Namespace) -> tuple[GaussianModel, Renderer, Came
     path = Path(chosen.point_path)
     if path.name != "point_cloud.ply" or not os.path.isfile(path):
         raise InputError(path, "", "found no such file, expected a point_cloud.ply with its motion beside it")
-    options = options_from_flags({"bind_to_mesh": True, **overrides}, "command line")
+    flags = {"bind_to_mesh": True, "source_path": str(path.parent), **overrides}  # no dataset is opened
+    options = options_from_flags(flags, "command line")
+    check(options)
     avatar = open_avatar(path.parent, options)
     return avatar, build_renderer(options.run.rasterizer, options.run.threads or None), frontal(avatar, chosen)
 
@@ -99,11 +97,7 @@ def frontal(avatar: GaussianModel, chosen: argparse.Namespace) -> Camera:
     """A camera of the size asked for that sees the whole head from the front."""
     if not avatar.rig.bound:
         raise InputError("command line", "--no_dataset", "an unbound scene has no front", "Leave it out.")
-    sphere = around_head(avatar.rig, [])
-    lens, scale = sphere.lens, min(chosen.height, chosen.width) / sphere.lens.height
-    intrinsics = lens.intrinsics * torch.tensor([[scale], [scale], [1.0]])
-    sized = replace(lens, intrinsics=intrinsics, width=chosen.width, height=chosen.height)
-    return replace(sphere, lens=sized).camera(0.0, 0.0)
+    return around_head(avatar.rig, [], (chosen.width, chosen.height)).camera(0.0, 0.0)
 
 
 @torch.no_grad()
@@ -128,9 +122,8 @@ def main(argv: list[str]) -> None:
     check_device(getattr(chosen, "device", "cpu"))
     avatar, render, camera = open_view(chosen)
     if not 0 <= chosen.timestep < avatar.rig.timesteps:
-        raise InputError(
-            "command line", "--timestep", f"found {chosen.timestep}, the motion has {avatar.rig.timesteps}"
-        )
+        problem = f"found {chosen.timestep}, expected 0 to {avatar.rig.timesteps - 1}"
+        raise InputError("command line", "--timestep", problem)
     if avatar.binding.device.type == "cpu":
         torch.set_num_threads(1)  # the native kernels have their own threads
     seconds, image = time_frames(avatar, render, camera, chosen)

@@ -25,6 +25,7 @@ from arguments.flags import OneLineParser
 from scene.gaussian_model import GaussianModel
 from utils.contracts import Splats
 from utils.engine.build import load_avatar
+from utils.engine.overrides import add_overrides, typed_overrides
 from utils.errors import InputError, run_main
 from utils.io.gltf import write_mesh_glb, write_splats_glb
 from utils.io.obj import UvLayout, cylindrical_layout, template_layout, write_obj
@@ -54,7 +55,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--uv_template", default="", metavar="OBJ", help="texture coordinates: head_template_mesh.obj")
     parser.add_argument("--fps", type=float, default=25.0, help="timesteps per second of the animated mesh [25]")
-    parser.add_argument("--flame_model", default=argparse.SUPPRESS, help="FLAME model, if it has moved since training")
+    add_overrides(parser, ("flame_model",))
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--debug", action="store_true", help="print a traceback with every error")
     options = parser.parse_args(argv)
@@ -66,8 +67,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         raise InputError(
             "command line", "--uv_template", "is for the mesh, which was not asked for", "Add --what mesh."
         )
-    if not 0 < options.fps < float("inf"):
-        raise InputError("command line", "--fps", f"found {options.fps}, expected more than 0")
+    if not 0.001 <= options.fps <= 1000:
+        raise InputError("command line", "--fps", f"found {options.fps}, expected 0.001 to 1000")
     return options
 
 
@@ -90,7 +91,7 @@ def chosen_frames(words: list[str], timesteps: int) -> list[int]:
     if words == ["all"]:
         return list(range(timesteps))
     for word in words:
-        if not (word.isascii() and word.isdigit() and int(word) < timesteps):
+        if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) < timesteps):
             problem = f"found {word!r}, the avatar has timesteps 0 to {timesteps - 1}"
             raise InputError("command line", "--frames", problem, "Give numbers, or all.")
     return sorted({int(word) for word in words})
@@ -154,10 +155,8 @@ def listed(frames: list[int], kind: str) -> str:
 
 def main(argv: list[str]) -> None:
     options = parse_arguments(argv)
-    # Posing needs neither a GPU nor a built rasteriser.
-    overrides = {"device": "cpu", "rasterizer": "reference"}
-    if hasattr(options, "flame_model"):
-        overrides["flame_model"] = options.flame_model
+    # Posing needs no GPU, no built rasteriser and no masks.
+    overrides = {"device": "cpu", "rasterizer": "reference", "flame_masks": "", **typed_overrides(options)}
     torch.set_num_threads(1)  # the same bits on every machine
     run = load_avatar(Path(options.model_path), options.iteration, overrides)
     if not run.avatar.rig.bound and ("mesh" in options.kinds or options.share):

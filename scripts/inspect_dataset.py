@@ -57,7 +57,7 @@ def output_files(typed: argparse.Namespace, source: Path) -> tuple[Path, Path | 
 
 def main(argv: list[str]) -> int:
     options, typed = parse_arguments(argv)
-    picture, json_file = output_files(typed, Path(options.data.source_path or "--source_path").expanduser())
+    picture, json_file = output_files(typed, Path(os.path.expanduser(options.data.source_path or "--source_path")))
     found = inspect(options)
     text = found.report.text()
     body, _, verdict = text.rpartition("\n")

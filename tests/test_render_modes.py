@@ -25,10 +25,10 @@ from tests.scene.make_static import world_to_camera
 from tests.tiny import write_tiny
 from utils.contracts import Camera, Mesh, Rendered
 from utils.engine.build import load_avatar
-from utils.engine.mesh_overlay import AMBIENT, overlay
+from utils.engine.mesh_overlay import overlay
 from utils.engine.orbit import Sphere, around_head, around_scene, swing
 from utils.engine.shots import RenderOptions, Shot, Take
-from utils.errors import EnvironmentFault, run_main
+from utils.errors import EnvironmentFault, InputError, run_main
 from utils.io import video
 from utils.io.images import read_image
 from utils.io.rendered import SplitWriter
@@ -139,10 +139,12 @@ def test_one_camera_of_the_guest(trained: Path, run: Path) -> None:
         (["-t", "x", "--transfer", "wild"], "--transfer: found 'wild'"),
         (["--orbit", "--orbit_degrees", "nan"], "--orbit_degrees: found nan"),
         (["--orbit", "--orbit_frames", "-2"], "--orbit_frames: found -2"),
+        (["--orbit", "--orbit_frames", "1000000000000"], "--orbit_frames: found 1000000000000"),
         (["--orbit_frames", "9"], "is for orbits"),
         (["--orbit", "--orbit_timestep", "4"], "--orbit_timestep: found 4, expected less than 4"),
         (["-t", "/nowhere"], "/nowhere: is not a folder"),
         (["--motion_path", "/nowhere.npz"], "/nowhere.npz"),
+        (["--motion_path", "~nobody-of-that-name/x.npz"], "x.npz"),
         (["--motion_path", "{own}/capture/flame_param/00000.npz", "--select_camera_id", "77"], "found no camera '77'"),
     ],
 )
@@ -224,6 +226,14 @@ def test_an_unbound_scene_is_orbited_where_its_cameras_look() -> None:
     torch.testing.assert_close(sphere.camera(0.0, 0.0).world_to_camera[2, :3], poses[0][2, :3], atol=1e-5, rtol=0)
 
 
+def test_cameras_that_look_apart_have_nothing_to_orbit() -> None:
+    """One camera 3 in front of the origin that looks away from it: the nearest point of its axis lies behind it."""
+    away = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0]))  # looks along -z
+    away[2, 3] = -3.0  # from (0, 0, -3)
+    with pytest.raises(InputError, match="look at no common place"):
+        around_scene([Camera(away, torch.eye(3), 64, 64)])
+
+
 def facing_square(turn: float) -> tuple[Mesh, Camera]:
     """A square of half side 0.25 at distance 1, turned about x; 0.25 is 10 pixels where it is not turned."""
     y, z = 0.25 * math.cos(turn), 0.25 * math.sin(turn)
@@ -244,7 +254,7 @@ def test_the_mesh_lies_half_over_the_photograph(turn: float) -> None:
         assert np.array_equal(covered, (abs(rows - 16) < 10) & (abs(columns - 16) < 10))
     assert covered[15:17, 15:17].all()
     # Cosines at the corners are interpolated; in the middle the square is seen straight along its own distance.
-    middle = 0.5 * photograph[:, 15:17, 15:17] + 0.5 * (AMBIENT + (1 - AMBIENT) * math.cos(turn) ** 2)
+    middle = 0.5 * photograph[:, 15:17, 15:17] + 0.5 * (0.1 + 0.9 * math.cos(turn) ** 2)
     torch.testing.assert_close(found[:, 15:17, 15:17], middle, atol=0.03, rtol=0)
     assert torch.equal(found[:, ~torch.from_numpy(covered)], photograph[:, ~torch.from_numpy(covered)])
 
@@ -256,6 +266,19 @@ def test_meshes_behind_or_beside_the_camera_are_left_out() -> None:
         assert torch.equal(
             overlay(Mesh(mesh.vertices + torch.tensor(shift), mesh.faces), camera, photograph), photograph
         )
+
+
+def test_a_mesh_without_the_native_rasteriser_is_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> None:
+        raise ImportError("_native.so is missing")
+
+    monkeypatch.setattr("diff_gaussian_rasterization.mesh.library", missing)
+    assert go(run, "--render_mesh", "--rasterizer", "reference") == 3
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: drawing a mesh needs the native rasteriser: _native.so is missing")
+    assert not (run / "train").exists() or not any((run / "train").iterdir())
 
 
 def test_mesh_alpha_and_depth_of_a_run(run: Path) -> None:

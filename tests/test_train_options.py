@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,40 @@ def test_accepted_without_effect(
     assert digests(tmp_path / "loud", 8) == digests(plain, 8)
     assert run(tmp_path / "quiet", flags, "--port", "60000") == 0
     assert "viewer" not in capfd.readouterr().err
+
+
+def test_a_refused_start_keeps_the_run_that_overwrite_would_replace(
+    tmp_path: Path, flags: list[str], plain: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(plain, tmp_path / "run")
+    own, other = (str(run / "checkpoints/step_0000005") for run in (tmp_path / "run", plain))
+    for more, named in (([own], "belongs to the run that --overwrite replaces"), ([other, "--sh_degree", "1"], "shN")):
+        assert run(tmp_path / "run", flags, "--overwrite", "--start_checkpoint", *more) == 2
+        assert named in capfd.readouterr().err and digests(tmp_path / "run", 8) == digests(plain, 8)
+
+
+def test_a_start_checkpoint_of_other_data_is_refused(
+    tmp_path: Path, flags: list[str], plain: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It holds the motion of that data: the same shapes are not the same head."""
+    capture = tmp_path / "capture"
+    shutil.copytree(Path(flags[flags.index("-s") + 1]), capture)
+    for path in (capture / "flame_param").iterdir():
+        with np.load(path) as values:
+            moved = {name: values[name] for name in values}
+        np.savez(path, **{**moved, "shape": -moved["shape"]})
+    checkpoint = ["--start_checkpoint", str(plain / "checkpoints/step_0000005")]
+    assert run(tmp_path / "run", flags, "-s", str(capture), *checkpoint) == 2
+    assert "source_path: the run was made from other files" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_again_from_the_start_checkpoint(
+    tmp_path: Path, flags: list[str], plain: Path
+) -> None:
+    checkpoint = str(plain / "checkpoints/step_0000005")
+    assert run(tmp_path / "run", flags, "--start_checkpoint", checkpoint) == 0
+    shutil.rmtree(tmp_path / "run/checkpoints")  # as if it had been killed before step 8
+    assert run(tmp_path / "run", flags, "--resume") == 0
+    assert digests(tmp_path / "run", 8) == digests(plain, 8)
+    assert json.loads((tmp_path / "run/options.json").read_text())["start_checkpoint"] == checkpoint

@@ -33,16 +33,18 @@ def identify(options: DataOptions) -> tuple[Path, Format]:
     Raises:
         InputError: not a folder, or of no known format: says what each format looked for.
     """
-    source = Path(options.source_path).expanduser()
+    source = Path(os.path.expanduser(options.source_path))
     if not options.source_path or not os.path.isdir(source):
-        raise InputError(options.source_path or "--source_path", "", "is not a folder", "Give the dataset: -s FOLDER.")
+        raise InputError(
+            options.source_path or "--source_path", "", "is not a folder, expected a dataset", "Check the path."
+        )
     reasons = []
     for name, format_ in DATASETS.items():
         reason = format_.recognise(source)
         if reason is None:
             return source, format_
         reasons.append(f"{name}: {reason}")
-    raise InputError(source, "", f"is no dataset of a known format ({'; '.join(reasons)})", "Check --source_path.")
+    raise InputError(source, "", f"is no dataset of a known format ({'; '.join(reasons)})", "Check the path.")
 
 
 def open_dataset(options: DataOptions, cache: Path) -> Dataset:
@@ -66,7 +68,7 @@ def check_loading(source: Path, options: DataOptions, cache: Path) -> Path:
     """The folder for the cache of pictures; InputError for a budget or a folder that can't be."""
     if not (math.isfinite(options.image_memory_gb) and options.image_memory_gb >= 0.0):
         raise InputError("command line", "--image_memory_gb", f"found {options.image_memory_gb}, expected >= 0")
-    cache = Path(options.cache_dir).expanduser() if options.cache_dir else cache
+    cache = Path(os.path.expanduser(options.cache_dir)) if options.cache_dir else cache
     if cache.resolve().is_relative_to(source.resolve()):
         raise InputError("command line", "--cache_dir", f"{cache} lies inside the dataset", "Choose another folder.")
     return cache

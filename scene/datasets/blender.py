@@ -7,17 +7,16 @@ tell), and fields of the camera may stand at the top of the file for all frames.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scene.cameras import Intrinsics, opencv_from_opengl, rigid_fault
+from scene.cameras import Intrinsics
 from scene.datasets.capture import SPLITS, Capture, FrameRecord
-from scene.datasets.flame_nerf import find_paths
-from scene.datasets.frame_records import Paths, read_camera_id, read_camera_index, read_intrinsics
+from scene.datasets.frame_records import read_camera_id, read_camera_index, read_intrinsics, read_pose
 from scene.datasets.options import DataOptions
+from scene.datasets.paths import Paths, find_paths, is_there
 from scene.datasets.picture_size import fit, read_picture_header, resizing_notes
 from utils.contracts import Points
 from utils.errors import InputError
@@ -52,10 +51,8 @@ def read(folder: Path, options: DataOptions) -> Capture:
     for split in SPLITS:
         path = folder / f"transforms_{split}.json"
         records[split] = []
-        if split == "val" and not path.exists():
+        if not is_there(path, split):
             continue
-        if not path.is_file():
-            raise InputError(path, "", "does not exist", 'For no frames write {"frames": []}.')
         files.append(path)
         top = JsonObject.of(path, "", read_json(path))
         for frame in top.objects("frames"):
@@ -80,20 +77,18 @@ def read_frame(frame: JsonObject, top: JsonObject, paths: Paths) -> tuple[FrameR
     """A frame's record, and its pinhole at the size that the file declares (without one: the picture's)."""
     check_lens(top)
     check_lens(frame)
-    matrix = frame.matrix("transform_matrix", 4, 4)
-    if fault := rigid_fault(matrix):
-        raise frame.error("transform_matrix", fault, "Export the cameras as rigid camera-to-world matrices.")
+    world_to_camera = read_pose(frame)
     image = paths.file(frame, "file_path", paths.image)
     header = read_picture_header(image)
     camera = camera_fields(frame, top, {"w": header.width, "h": header.height})
-    declared = read_pinhole(camera)
+    declared = read_intrinsics(camera, cy_from_top=True)
     record = FrameRecord(
         place=frame,
         timestep=0,
         camera_index=read_camera_index(frame),
         camera_id=read_camera_id(frame),
         intrinsics=fit(declared, header, image, camera, "w"),
-        world_to_camera=opencv_from_opengl(matrix),
+        world_to_camera=world_to_camera,
         image=image,
         mask=None,
     )
@@ -109,18 +104,6 @@ def camera_fields(frame: JsonObject, top: JsonObject, size: Mapping[str, int]) -
             shared = {name: value for name, value in shared.items() if name not in pair}
     fields: dict[str, Any] = {**size, **shared, **own}
     return JsonObject(frame.source, frame.where if own else "", fields)
-
-
-def read_pinhole(camera: JsonObject) -> Intrinsics:
-    """The pinhole; cy counts from the top here, other than where `read_intrinsics` is at home."""
-    centred = JsonObject(camera.source, camera.where, {k: v for k, v in camera.value.items() if k != "cy"})
-    pinhole = read_intrinsics(centred)
-    if not camera.has("cy"):
-        return pinhole
-    cy = camera.number("cy")
-    if not abs(cy) <= 100 * pinhole.height:
-        raise camera.error("cy", f"found a principal point at {cy:g} px of {pinhole.height}, expected near the centre")
-    return replace(pinhole, cy=cy)
 
 
 def check_lens(place: JsonObject) -> None:

@@ -41,6 +41,11 @@ class FilePlace:
         return InputError(self.path, ".".join(part for part in (self.where, field) if part), problem, advice)
 
 
+def train_count(count: int) -> int:
+    """How many of `count` timesteps train where a format holds none out: the first 70 %, rounded up, as VHAP splits."""
+    return (7 * count + 9) // 10
+
+
 @dataclass(frozen=True)
 class FrameRecord:
     """A checked frame, in our conventions."""
@@ -124,7 +129,7 @@ def select_camera(records: Sequence[FrameRecord], options: DataOptions) -> list[
     wanted = str(options.select_camera_id)
     if wanted == "-1":
         return list(records)
-    by_index = [record for record in records if str(record.camera_index) == wanted]
+    by_index = [record for record in records if record.camera_index is not None and str(record.camera_index) == wanted]
     return by_index or [record for record in records if record.camera_id == wanted]
 
 

@@ -8,12 +8,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from scene.cameras import Intrinsics
+from scene.cameras import Intrinsics, pinhole_fault
 from scene.datasets.capture import Capture, FrameRecord
 from scene.datasets.colmap_files import ColmapCamera, ColmapImage, ColmapModel, read_model
-from scene.datasets.flame_nerf import find_paths
-from scene.datasets.frame_records import Paths
 from scene.datasets.options import DataOptions
+from scene.datasets.paths import Paths, find_paths
 from scene.datasets.picture_size import fit, read_picture_header, resizing_notes
 from utils.contracts import Points
 from utils.errors import InputError
@@ -91,12 +90,10 @@ def pinhole(camera: ColmapCamera) -> Intrinsics:
         bent = ", ".join(f"{name}={value:g}" for name, value in values.items())
         problem = f"found camera {camera.id} with a distorted lens ({camera.model}: {bent}), expected a pinhole"
         raise camera.place.error("MODEL", problem, UNDISTORT)
-    if not (1e-3 <= fx <= 1e9 and 1e-3 <= fy <= 1e9):
-        raise camera.place.error("PARAMS", f"found focal lengths {fx:g}, {fy:g} px, expected positive ones")
-    if not (abs(cx) <= 100 * camera.width and abs(cy) <= 100 * camera.height):
-        size = f"{camera.width}x{camera.height}"
-        raise camera.place.error("PARAMS", f"found a principal point at {cx:g}, {cy:g} of {size} px, expected near it")
-    return Intrinsics(fx, fy, cx, cy, camera.width, camera.height)
+    found = Intrinsics(fx, fy, cx, cy, camera.width, camera.height)
+    if fault := pinhole_fault(found):
+        raise camera.place.error("PARAMS", fault)
+    return found
 
 
 def picture_path(image: ColmapImage, paths: Paths) -> Path:

@@ -12,13 +12,13 @@ from typing import Any
 
 from scene.datasets.capture import SPLITS, Capture, FrameRecord, Place
 from scene.datasets.flame_params import read_motion
-from scene.datasets.frame_records import Paths, read_frame
+from scene.datasets.frame_records import read_frame
 from scene.datasets.options import DataOptions
+from scene.datasets.paths import Paths, find_paths, is_there
 from utils.errors import InputError
 from utils.io.json_files import JsonObject, read_json
 
 MARKER = "canonical_flame_param.npz"
-OPTIONAL_SPLITS = ("val",)  # monocular exports may lack it
 
 
 def recognise(folder: Path) -> str | None:
@@ -42,7 +42,20 @@ def read(folder: Path, options: DataOptions) -> Capture:
         motion=read_motion(flame_files),
         edition=read_edition(transforms[0]),
         sequence_starts=sequence_starts(flame_files),
+        notes=matte_notes([record for split in SPLITS for record in records[split]]),
     )
+
+
+def matte_notes(records: Sequence[FrameRecord]) -> tuple[str, ...]:
+    """What to tell users whose frames name mattes in a folder that is not there."""
+    lost = [
+        record
+        for record in records
+        if record.mask is None and isinstance(record.place, JsonObject) and record.place.has("fg_mask_path")
+    ]
+    if not lost:
+        return ()
+    return (f"mattes: {len(lost)} of {len(records)} frames name one in a folder that is not there; they go without",)
 
 
 def read_edition(transforms: Path) -> str:
@@ -51,33 +64,12 @@ def read_edition(transforms: Path) -> str:
     return content.text("flame_edition") if content.has("flame_edition") else ""
 
 
-def find_paths(folder: Path, options: DataOptions) -> Paths:
-    """Where the dataset is and what it may reach."""
-    source = folder.resolve()
-    root = Path(options.data_root).expanduser().resolve() if options.data_root else source.parent
-    if not root.is_dir() or not source.is_relative_to(root):
-        problem = f"found {options.data_root!r}, expected a folder that contains {source}"
-        raise InputError("command line", "--data_root", problem)
-    if not options.images or Path(options.images).name != options.images:
-        raise InputError("command line", "--images", f"found {options.images!r}, expected the name of a folder")
-    return Paths(source, root, options.images)
-
-
 def read_split(path: Path, split: str, paths: Paths) -> list[FrameRecord]:
     """The frames of one transforms file, checked."""
     if not is_there(path, split):
         return []
     content: Any = read_json(path)
     return [read_frame(frame, paths) for frame in JsonObject.of(path, "", content).objects("frames")]
-
-
-def is_there(path: Path, split: str) -> bool:
-    """Whether there is a transforms file; InputError if a split that must have one has none."""
-    if split in OPTIONAL_SPLITS and not path.exists():
-        return False
-    if not path.is_file():
-        raise InputError(path, "", "does not exist", 'Export it; for no frames write {"frames": []}.')
-    return True
 
 
 def flame_file_per_timestep(records: Sequence[FrameRecord]) -> list[Path]:

@@ -10,18 +10,8 @@ from pathlib import Path
 
 from scene.datasets.capture import Capture
 from scene.datasets.options import DataOptions
-from scene.datasets.tracked_frames import (
-    CHECKPOINT,
-    EDITION,
-    FRAME,
-    PICTURES,
-    motion_of,
-    notes_of,
-    numbered,
-    read_tracked_frame,
-    records_of,
-    split_at_end,
-)
+from scene.datasets.paths import IMAGE_SUFFIXES
+from scene.datasets.tracked_frames import CHECKPOINT, FRAME, capture_of, numbered
 from utils.errors import InputError
 
 TEST_FRAMES = 500
@@ -56,21 +46,11 @@ def read(folder: Path, options: DataOptions) -> Capture:
     used, nor is `parsing/`.
     """
     files = numbered(checkpoints_of(folder)[0], (FRAME,))
-    pictures = {name: numbered(folder / name, PICTURES) for name in (PICTURE_FOLDER, MATTE_FOLDER)}
+    pictures = {name: numbered(folder / name, IMAGE_SUFFIXES) for name in (PICTURE_FOLDER, MATTE_FOLDER)}
     for number, path in files.items():
         for name, found in pictures.items():
             if number + SHIFT not in found:
                 problem = f"belongs to picture {number + SHIFT}, which is not in {folder / name}"
                 raise InputError(path, "", problem, "The dataset is incomplete.")
-    frames = [read_tracked_frame(path) for path in files.values()]
     images, mattes = ([found[number + SHIFT] for number in files] for found in pictures.values())
-    records, sizes = records_of(frames, images, mattes)
-    splits = split_at_end(records, TEST_FRAMES)
-    return Capture(
-        format="flash_avatar",
-        records=splits,
-        files=list(files.values()),
-        motion=motion_of(frames),
-        edition=EDITION,
-        notes=(f"test: the last {len(splits['test'])} of {len(frames)} frames", PARSING, *sizes, *notes_of(frames)),
-    )
+    return capture_of("flash_avatar", list(files.values()), images, mattes, TEST_FRAMES, PARSING)

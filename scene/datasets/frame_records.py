@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import pi, tan
 from pathlib import Path
 from typing import Any
@@ -13,62 +12,12 @@ import numpy as np
 
 from scene.cameras import Intrinsics, opencv_from_opengl, rigid_fault
 from scene.datasets.capture import FrameRecord
+from scene.datasets.paths import Paths, existing
 from utils.io.images import MAX_PIXELS
 from utils.io.json_files import JsonObject
 
 MAX_TIMESTEP = 10_000_000
 MAX_SIDE = 65_535  # pixels
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Turns the relative paths of a dataset into files, and keeps them inside `root`."""
-
-    folder: Path  # of the JSON file; resolved
-    root: Path  # resolved
-    images: str  # name of the picture folder that replaces `images`
-    _real_folders: dict[Path, Path] = field(default_factory=dict, compare=False, repr=False)
-
-    def file(self, place: JsonObject, name: str, adjust: Callable[[Path], Path] = Path) -> Path:
-        """The existing file that a field names; raises InputError if it is absolute, leaves the root or is missing."""
-        return existing(place, name, self.inside(place, name, adjust))
-
-    def inside(self, place: JsonObject, name: str, adjust: Callable[[Path], Path] = Path) -> Path:
-        """The path that a field names, existing or not."""
-        text = Path(place.text(name))
-        if text.is_absolute() or "\\" in str(text):
-            problem = f"found {str(text)!r}, expected a path relative to the JSON file, with forward slashes"
-            raise place.error(name, problem)
-        try:
-            path = self._real(adjust(self.folder / text))
-        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links, before Python 3.13
-            raise place.error(name, f"{str(text)!r} can't be followed: {error}") from error
-        if not path.is_relative_to(self.root):
-            advice = "If that is meant, pass --data_root with a folder that contains both."
-            raise place.error(name, f"{path} lies outside {self.root}", advice)
-        return path
-
-    def _real(self, path: Path) -> Path:
-        """`path.resolve()`, with folders remembered: a capture has thousands of files in a few folders."""
-        folder = path.parent
-        if folder not in self._real_folders:
-            self._real_folders[folder] = folder.resolve()
-        real = self._real_folders[folder] / path.name
-        return real.resolve() if path.name == ".." or os.path.islink(real) else real
-
-    def image(self, path: Path) -> Path:
-        """`.png` is appended where no picture suffix is given, and `images` may stand for another folder."""
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            path = path.with_name(path.name + ".png")
-        return path.parent.with_name(self.images) / path.name if path.parent.name == "images" else path
-
-
-def existing(place: JsonObject, name: str, path: Path) -> Path:
-    """`path`, or an InputError about the field `name` if there is no such file."""
-    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long
-        raise place.error(name, f"{path} does not exist", "The dataset is incomplete: copy or export it again.")
-    return path
 
 
 def read_frame(place: JsonObject, paths: Paths) -> FrameRecord:
@@ -83,10 +32,15 @@ def read_frame(place: JsonObject, paths: Paths) -> FrameRecord:
 
 def read_pose(place: JsonObject) -> np.ndarray:
     """World-to-camera [4, 4] with OpenCV axes from the camera-to-world matrix with OpenGL axes."""
+    return opencv_from_opengl(read_camera_to_world(place))
+
+
+def read_camera_to_world(place: JsonObject) -> np.ndarray:
+    """`transform_matrix` [4, 4] as it stands, float64, checked to be rigid."""
     matrix = place.matrix("transform_matrix", 4, 4)
     if fault := rigid_fault(matrix):
-        raise place.error("transform_matrix", fault, "Export the cameras as rigid camera-to-world matrices in metres.")
-    return opencv_from_opengl(matrix)
+        raise place.error("transform_matrix", fault, "Export the cameras as rigid camera-to-world matrices.")
+    return matrix
 
 
 def read_camera_index(place: JsonObject) -> int | None:
@@ -111,14 +65,14 @@ def read_mask(place: JsonObject, paths: Paths) -> Path | None:
     return existing(place, "fg_mask_path", path) if os.path.isdir(path.parent) else None
 
 
-def read_intrinsics(place: JsonObject) -> Intrinsics:
-    """The pinhole of a frame.
+def read_intrinsics(place: JsonObject, cy_from_top: bool = False) -> Intrinsics:
+    """The pinhole of a frame, cy from the top.
 
-    cy counts from the bottom in the file and from the top here: image cy = h - cy. A missing principal point is the
-    centre. A missing fl_x follows from camera_angle_x; a missing fl_y from camera_angle_y, else it is fl_x.
+    In a VHAP export cy counts from the bottom, in other formats from the top (`cy_from_top`). A missing principal point
+    is the centre. A missing fl_x follows from camera_angle_x; a missing fl_y from camera_angle_y, else it is fl_x.
     """
     size = read_size(place)
-    return Intrinsics(*read_focal_lengths(place, size), *read_principal_point(place, size), *size)
+    return Intrinsics(*read_focal_lengths(place, size), *read_principal_point(place, size, cy_from_top), *size)
 
 
 def read_size(place: JsonObject) -> tuple[int, int]:
@@ -138,11 +92,12 @@ def read_focal_lengths(place: JsonObject, size: tuple[int, int]) -> tuple[float,
     return fx, _focal(place, "fl_y", "camera_angle_y", size[1]) if has_vertical else fx
 
 
-def read_principal_point(place: JsonObject, size: tuple[int, int]) -> tuple[float, float]:
-    """cx from the left and cy from the top, in pixels of a picture of `size`."""
+def read_principal_point(place: JsonObject, size: tuple[int, int], cy_from_top: bool = False) -> tuple[float, float]:
+    """cx from the left and cy from the top, in pixels of a picture of `size`; how the file counts cy: `cy_from_top`."""
     width, height = size
     cx = place.number("cx") if place.has("cx") else width / 2
-    cy = height - place.number("cy") if place.has("cy") else height / 2
+    cy = place.number("cy") if place.has("cy") else height / 2
+    cy = cy if cy_from_top else height - cy
     for axis, value, side in (("cx", cx, width), ("cy", cy, height)):
         if not abs(value) <= 100 * side:
             raise place.error(axis, f"found a principal point at {value:g} px of {side}, expected near the centre")

@@ -6,7 +6,6 @@ preprocessing; docs/formats.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,11 @@ import numpy as np
 import torch
 
 from scene.cameras import Intrinsics, rigid_fault
-from scene.datasets.capture import SPLITS, Capture, FrameRecord
-from scene.datasets.flame_nerf import find_paths
-from scene.datasets.frame_records import IMAGE_SUFFIXES, Paths, existing
+from scene.datasets.capture import SPLITS, Capture, FrameRecord, train_count
 from scene.datasets.options import DataOptions
+from scene.datasets.paths import IMAGE_SUFFIXES, Paths, existing, find_paths
 from scene.datasets.picture_size import read_picture_header
 from utils.contracts import Motion
-from utils.errors import InputError
 from utils.io.json_files import JsonObject, is_number, kind, read_json
 
 PARAMETERS = "flame_params.json"
@@ -32,7 +29,6 @@ OLD_SIDE = 512  # pixels: the picture that old files give their intrinsics for
 # The videos that the released subjects are measured on, and those that are named for it.
 TEST_VIDEOS = ("test", "MVI_1812", "MVI_1802")
 VAL_VIDEOS = ("val",)
-TRAIN_SHARE = 0.7  # of the timesteps of each video, where no video is for testing
 POSE = {"rotation": slice(0, 3), "neck_pose": slice(3, 6), "jaw_pose": slice(6, 9), "eyes_pose": slice(9, 15)}
 
 
@@ -72,13 +68,13 @@ def read(folder: Path, options: DataOptions) -> Capture:
     with y up and a negative fx: u = w (fx X / Z + cx), v = h (fy Y / Z + cy) with Z < 0. Turning the camera about x by
     180 degrees (rows y and z of w2c negated) makes both depths positive: u = w (-fx X / Z + cx), v = h (fy Y / Z + cy).
     """
-    if not options.images or Path(options.images).name != options.images:
-        raise InputError("command line", "--images", f"found {options.images!r}, expected the name of a folder")
-    root = find_paths(folder, options).root
-    videos = [read_video(path, root, options.images) for path in find_videos(folder)]
+    paths = find_paths(folder, options)
+    videos = [read_video(path, paths.root, paths.images) for path in find_videos(folder)]
     check_alike(videos)
     starts = np.cumsum([0, *(len(video.records) for video in videos)]).tolist()
     records, notes = split_videos(videos, starts)
+    if bare := [video.folder.name for video in videos if video.records[0].mask is None]:
+        notes += (f"mattes: none, there is no folder mask in {', '.join(bare)}",)
     return Capture(
         format="imavatar",
         records=records,
@@ -206,7 +202,7 @@ def split_videos(
     records: dict[str, list[FrameRecord]] = {split: [] for split in SPLITS}
     whole = {split_of(video.folder.name) for video in videos} >= {"train", "test"}
     for video, start in zip(videos, starts, strict=False):
-        end = math.ceil(TRAIN_SHARE * len(video.records))
+        end = train_count(len(video.records))
         for record in video.records:
             tail = "test" if record.timestep >= end else "train"
             split = split_of(video.folder.name) if whole else tail

@@ -13,20 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scene.cameras import Intrinsics, rigid_fault
+from scene.cameras import Intrinsics
 from scene.datasets.capture import SPLITS, Capture, FrameRecord
-from scene.datasets.flame_nerf import find_paths
-from scene.datasets.frame_records import MAX_SIDE, Paths
+from scene.datasets.frame_records import read_camera_to_world, read_intrinsics
 from scene.datasets.options import DataOptions
+from scene.datasets.paths import Paths, find_paths, is_there
 from scene.datasets.picture_size import fit, read_picture_header, resizing_notes
 from utils.contracts import Motion
 from utils.errors import InputError
-from utils.io.images import MAX_PIXELS
-from utils.io.json_files import MAX_BYTES, JsonObject, read_bytes, read_json
-from utils.io.obj import ObjMesh, read_obj
+from utils.io.json_files import JsonObject, read_bytes, read_json
+from utils.io.obj import MAX_BYTES, ObjMesh, read_obj
 
 VHAP_FIELDS = ("timestep_index", "camera_index", "flame_param_path")  # its mesh export has OpenGL cameras
-REDO = "Copy or export the dataset again."
 Frame = tuple[JsonObject, Path, Path]  # place, picture, mesh
 
 
@@ -52,9 +50,7 @@ def read(folder: Path, options: DataOptions) -> Capture:
     `test`, as INSTA writes it.
     """
     paths = find_paths(folder, options)
-    files = {
-        split: path for split in SPLITS if (path := folder / f"transforms_{split}.json").exists() or split != "val"
-    }
+    files = {split: path for split in SPLITS if is_there(path := folder / f"transforms_{split}.json", split)}
     contents = {split: JsonObject.of(path, "", read_json(path)) for split, path in files.items()}
     frames = {split: read_frames(contents[split], paths) if split in contents else [] for split in SPLITS}
     if not frames["train"]:
@@ -66,7 +62,7 @@ def read(folder: Path, options: DataOptions) -> Capture:
     records: dict[str, list[FrameRecord]] = {split: [] for split in SPLITS}
     matted = header.channels == 4  # a picture that differs is refused when it is decoded
     for split, content in contents.items():
-        declared = read_intrinsics(content)
+        declared = read_pinhole(content)
         intrinsics = fit(declared, header, frames["train"][0][1], content, "w")
         fitted += [(declared, intrinsics)] * len(frames[split])
         records[split] = [make_record(frame, timesteps[frame[2]], intrinsics, matted) for frame in frames[split]]
@@ -104,35 +100,23 @@ def natural(path: Path) -> tuple[list[str | int], ...]:
     )
 
 
-def read_intrinsics(place: JsonObject) -> Intrinsics:
+def read_pinhole(place: JsonObject) -> Intrinsics:
     """The pinhole at the top of a transforms file, in pixels; cy counts from the top, as in OpenCV's K."""
-    width, height = place.integer("w", 1, MAX_SIDE), place.integer("h", 1, MAX_SIDE)
-    if width * height > MAX_PIXELS:
-        raise place.error("w", f"found {width}x{height} pixels, expected at most {MAX_PIXELS} pixels")
-    focal = {field: place.number(field) for field in ("fl_x", "fl_y")}
-    for field, value in focal.items():
-        if not 1e-3 <= value <= 1e9:
-            raise place.error(field, f"found {value:g} px, expected a positive focal length")
-    centre = {field: place.number(field) for field in ("cx", "cy")}
-    for (field, value), side in zip(centre.items(), (width, height), strict=True):
-        if not abs(value) <= 100 * side:
-            raise place.error(field, f"found a principal point at {value:g} px of {side}, expected near the centre")
-    return Intrinsics(focal["fl_x"], focal["fl_y"], centre["cx"], centre["cy"], width, height)
+    for field in ("fl_x", "fl_y", "cx", "cy"):  # INSTA writes them all, so that a missing one is no default
+        place.number(field)
+    return read_intrinsics(place, cy_from_top=True)
 
 
 def make_record(frame: Frame, timestep: int, intrinsics: Intrinsics, matted: bool) -> FrameRecord:
     """The record of a frame; `transform_matrix` is camera-to-world with OpenCV axes, so it is only inverted."""
     place, picture, _ = frame
-    matrix = place.matrix("transform_matrix", 4, 4)
-    if fault := rigid_fault(matrix):
-        raise place.error("transform_matrix", fault, REDO)
     return FrameRecord(
         place=place,
         timestep=timestep,
         camera_index=0,
         camera_id="0",
         intrinsics=intrinsics,
-        world_to_camera=np.linalg.inv(matrix),
+        world_to_camera=np.linalg.inv(read_camera_to_world(place)),
         image=picture,
         mask=picture if matted else None,
     )
@@ -148,17 +132,16 @@ def read_meshes(paths: Sequence[Path]) -> Motion:
     vertices = np.empty((len(paths), *first.vertices.shape), np.float32)
     face_lines, _ = split_obj(read_bytes(paths[0], MAX_BYTES))
     for timestep, path in enumerate(paths):
-        quick = quick_vertices(path, face_lines, first.vertices.size)
+        quick = quick_vertices(path, face_lines, len(first.vertices))
         vertices[timestep] = strict_vertices(path, paths[0], first) if quick is None else quick
     faces = torch.from_numpy(first.faces.astype(np.int64))
     return Motion({"vertices": torch.from_numpy(vertices)}, {"faces": faces})
 
 
-def split_obj(data: bytes) -> tuple[list[bytes], bytes]:
-    """The face lines of an OBJ file, and the numbers of its vertex lines in one string."""
+def split_obj(data: bytes) -> tuple[list[bytes], list[bytes]]:
+    """The face lines of an OBJ file, and what stands on its vertex lines."""
     lines = data.replace(b"\r", b"").split(b"\n")
-    numbers = b" ".join([line[2:] for line in lines if line.startswith(b"v ")])
-    return [line for line in lines if line.startswith(b"f ")], numbers
+    return [line for line in lines if line.startswith(b"f ")], [line[2:] for line in lines if line.startswith(b"v ")]
 
 
 def quick_vertices(path: Path, face_lines: list[bytes], count: int) -> np.ndarray | None:
@@ -166,14 +149,16 @@ def quick_vertices(path: Path, face_lines: list[bytes], count: int) -> np.ndarra
 
     A capture has thousands of these files; this takes a tenth of the time of the strict reader.
     """
-    faces, numbers = split_obj(read_bytes(path, MAX_BYTES))
+    faces, lines = split_obj(read_bytes(path, MAX_BYTES))
+    rows = [line.split() for line in lines]
+    plain = len(rows) == count and all(len(row) == 3 for row in rows) and b"_" not in b"".join(lines)
+    if faces != face_lines or not plain:
+        return None
     try:
-        values = np.array([float(number) for number in numbers.split()])
+        values = np.array(rows, np.float64)
     except ValueError:
         return None
-    if faces != face_lines or b"_" in numbers or len(values) != count or not (np.abs(values) < 1e30).all():
-        return None
-    return values.astype(np.float32).reshape(-1, 3)
+    return values.astype(np.float32) if (np.abs(values) < 1e30).all() else None
 
 
 def strict_vertices(path: Path, reference: Path, expected: ObjMesh) -> np.ndarray:

@@ -13,18 +13,8 @@ from pathlib import Path
 
 from scene.datasets.capture import Capture
 from scene.datasets.options import DataOptions
-from scene.datasets.tracked_frames import (
-    CHECKPOINT,
-    EDITION,
-    FRAME,
-    PICTURES,
-    motion_of,
-    notes_of,
-    numbered,
-    read_tracked_frame,
-    records_of,
-    split_at_end,
-)
+from scene.datasets.paths import IMAGE_SUFFIXES, picture_folder
+from scene.datasets.tracked_frames import CHECKPOINT, FRAME, capture_of, numbered
 from utils.errors import InputError
 
 TEST_FRAMES = 350  # as INSTA, which is made from such folders
@@ -48,18 +38,8 @@ def read(folder: Path, options: DataOptions) -> Capture:
     The last 350 frames are test; of a capture with fewer than 700, the last 30 %.
     """
     files = numbered(folder / CHECKPOINT, (FRAME,))
-    pictures = pictures_of(folder, options.images, files)
-    frames = [read_tracked_frame(path) for path in files.values()]
-    records, sizes = records_of(frames, pictures, [None] * len(frames))
-    splits = split_at_end(records, TEST_FRAMES)
-    return Capture(
-        format="metrical_tracker",
-        records=splits,
-        files=list(files.values()),
-        motion=motion_of(frames),
-        edition=EDITION,
-        notes=(f"test: the last {len(splits['test'])} of {len(frames)} frames", MATTES, *sizes, *notes_of(frames)),
-    )
+    pictures = pictures_of(folder, picture_folder(options), files)
+    return capture_of("metrical_tracker", list(files.values()), pictures, [None] * len(files), TEST_FRAMES, MATTES)
 
 
 def pictures_of(folder: Path, name: str, files: dict[int, Path]) -> Sequence[Path]:
@@ -68,12 +48,10 @@ def pictures_of(folder: Path, name: str, files: dict[int, Path]) -> Sequence[Pat
     Raises:
         InputError: no such folder, or the numbers leave a choice.
     """
-    if not name or Path(name).name != name:
-        raise InputError("command line", "--images", f"found {name!r}, expected the name of a folder")
     if not (folder / name).is_dir():
         advice = "Put the pictures that were tracked there, or name their folder with --images."
         raise InputError(folder / name, "", "is not a folder", advice)
-    pictures = numbered(folder / name, PICTURES)
+    pictures = numbered(folder / name, IMAGE_SUFFIXES)
     gaps = {picture - frame for picture, frame in zip(pictures, files, strict=False)}
     if len(pictures) != len(files) or len(gaps) != 1:
         spans = [f"{len(found)} numbered {min(found)} to {max(found)}" for found in (files, pictures)]

@@ -6,7 +6,6 @@ placing of the head follow the toolkit (`pip install nersemble_benchmark`, Apach
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scene.cameras import Intrinsics, rigid_fault
-from scene.datasets.capture import SPLITS, Capture, FilePlace, FrameRecord
+from scene.cameras import Intrinsics, matrix_fault, pinhole_fault, rigid_fault
+from scene.datasets.capture import SPLITS, Capture, FilePlace, FrameRecord, train_count
 from scene.datasets.options import DataOptions
 from utils.contracts import Motion
 from utils.errors import InputError
@@ -28,7 +27,6 @@ TRACKING = "tracking/flame2023_tracking_v2.npz"  # the toolkit wants no other ve
 EDITION = "FLAME 2023"
 TEST_CAMERAS = ("222200046", "220700191", "222200039")
 TEST_SEQUENCES = ("FREE", "EMO-1-shout+laugh", "SEN-09-frown_events_bad", "SEN-10-port_strong_smokey")
-TRAIN_SHARE = 0.7  # of the timesteps of each sequence, where the folder holds nothing that the benchmark holds out
 MATRIX_TOLERANCE = 1e-3  # of rotation_matrices against the Euler angles
 # T timesteps, E expressions, S identity directions. Radians; FLAME poses are axis-angle, the head's rotation is not.
 SCHEMA = {
@@ -130,17 +128,15 @@ def read(folder: Path, options: DataOptions) -> Capture:
 def read_calibration(path: Path) -> dict[str, Calibrated]:
     """Cameras by serial, in the order of the file."""
     content = JsonObject.of(path, "", read_json(path))
-    poses, pinholes = (JsonObject.of(path, field, content.value.get(field)) for field in ("world_2_cam", "intrinsics"))
+    poses, pinholes = content.object("world_2_cam"), content.object("intrinsics")
     cameras = {}
     for index, serial in enumerate(poses.value):
         pose = poses.matrix(serial, 4, 4)
         if fault := rigid_fault(pose):
             raise poses.error(serial, fault, "It must be a rigid world-to-camera matrix with OpenCV axes.")
         matrix = pinholes.matrix(serial, 3, 3)
-        if np.abs(matrix[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]] - [0, 0, 0, 0, 1]).max() > 1e-6:
-            raise pinholes.error(serial, f"found {matrix.tolist()}, expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]")
-        if not (1e-3 <= matrix[[0, 1], [0, 1]]).all() or not (matrix < 1e9).all():
-            raise pinholes.error(serial, f"found focal lengths {matrix[0, 0]:g} and {matrix[1, 1]:g}, expected pixels")
+        if fault := matrix_fault(matrix):
+            raise pinholes.error(serial, fault)
         cameras[serial] = Calibrated(index, pose, matrix, pinholes)
     return cameras
 
@@ -204,6 +200,8 @@ def make_records(sequence: Recording, serial: str, camera: Calibrated, start: in
         check_header(mask, read_video_header(mask), sequence.timesteps, header)
     k = camera.intrinsics
     intrinsics = Intrinsics(k[0, 0], k[1, 1], k[0, 2], k[1, 2], header.width, header.height)
+    if fault := pinhole_fault(intrinsics):
+        raise camera.place.error(serial, fault)
     for axis, value, side in (("cx", k[0, 2], header.width), ("cy", k[1, 2], header.height)):
         if not 0 <= value <= side:
             problem = f"found {axis} = {value:g} px for the {header.width}x{header.height} pixels of {video}"
@@ -256,7 +254,7 @@ def split_frames(
     if not any(held_out) or all(held_out):
         ends: dict[Path, int] = {}
         for sequence, _, record in frames:
-            ends.setdefault(sequence.folder, record.timestep + math.ceil(TRAIN_SHARE * sequence.timesteps))
+            ends.setdefault(sequence.folder, record.timestep + train_count(sequence.timesteps))
         held_out = [record.timestep >= ends[sequence.folder] for sequence, _, record in frames]
         notes = ("splits: without both sides of the benchmark's split, test is the last 30 % of every sequence",)
     records: dict[str, list[FrameRecord]] = {split: [] for split in SPLITS}

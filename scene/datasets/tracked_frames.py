@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from flame_model.torch_file import read_torch_file
-from scene.cameras import Intrinsics, rigid_fault
-from scene.datasets.capture import FilePlace, FrameRecord
+from scene.cameras import Intrinsics, matrix_fault, pinhole_fault, rigid_fault
+from scene.datasets.capture import Capture, FilePlace, FrameRecord, train_count
 from scene.datasets.frame_records import MAX_SIDE
 from scene.datasets.picture_size import fit, read_picture_header, resizing_notes
 from utils.contracts import Motion
@@ -27,8 +27,8 @@ from utils.errors import InputError
 from utils.maths.rotations import matrix_to_axis_angle
 
 EDITION = "FLAME 2020"
+MAX_BYTES = 256 << 20  # of a file; the tracker's have less than one megabyte
 CHECKPOINT, FRAME = "checkpoint", ".frame"
-PICTURES = (".png", ".jpg", ".jpeg")
 MAX_DIRECTIONS = 1000  # expressions or identity directions
 IDENTITY_TOLERANCE = 1e-3  # of a coefficient, whose unit is a standard deviation
 ZEROS = {"rotation": 3, "neck_pose": 3, "translation": 3}  # what the camera does instead
@@ -73,7 +73,7 @@ class Entries:
     """The numbers in a `.frame` file, by the names of its nested dicts."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.content = path, read_torch_file(path)
+        self.path, self.content = path, read_torch_file(path, MAX_BYTES)
 
     def has(self, name: str) -> bool:
         value = self.content
@@ -208,22 +208,45 @@ def intrinsics_of(frame: TrackedFrame, landscape: bool) -> Intrinsics:
     if any(side != int(side) or not 1 <= side <= MAX_SIDE for side in sides):
         raise InputError(frame.path, "img_size", f"found {frame.image_size}, expected two whole numbers of pixels")
     width, height = int(sides[0]), int(sides[1])
-    (fx, skew, cx), (_, fy, cy), _ = frame.matrix.tolist()
-    if skew or frame.matrix[1, 0] or frame.matrix[2].tolist() != [0.0, 0.0, 1.0]:
-        raise InputError(frame.path, "opencv.K", "found a matrix that is not [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]")
-    if not (1e-3 <= fx <= 1e9 and 1e-3 <= fy <= 1e9):
-        raise InputError(frame.path, "opencv.K", f"found focal lengths {fx:g}, {fy:g} px, expected positive ones")
-    if not (abs(cx) <= 100 * width and abs(cy) <= 100 * height):
-        problem = f"found a principal point at {cx:g}, {cy:g} px of {width}x{height}, expected near the centre"
-        raise InputError(frame.path, "opencv.K", problem)
-    return Intrinsics(fx, fy, cx, cy, width, height)
+    (fx, _, cx), (_, fy, cy), _ = frame.matrix.tolist()
+    pinhole = Intrinsics(fx, fy, cx, cy, width, height)
+    if fault := matrix_fault(frame.matrix) or pinhole_fault(pinhole):
+        raise InputError(frame.path, "opencv.K", fault)
+    return pinhole
 
 
 def split_at_end(records: Sequence[FrameRecord], most: int) -> dict[str, list[FrameRecord]]:
     """Test: the last `most` frames, or the last 30 % where that would be over half of all. No validation frames."""
-    held_out = most if len(records) >= 2 * most else len(records) * 3 // 10
-    count = len(records) - held_out
+    count = len(records) - most if len(records) >= 2 * most else train_count(len(records))
     return {"train": list(records[:count]), "val": [], "test": list(records[count:])}
+
+
+def capture_of(
+    name: str,
+    files: Sequence[Path],
+    images: Sequence[Path],
+    masks: Sequence[Path | None],
+    test_frames: int,
+    note: str,
+) -> Capture:
+    """Read `.frame` files, each with its picture and its matte, as a dataset of the format `name`.
+
+    The last `test_frames` frames are test (see `split_at_end`).
+
+    Raises:
+        InputError: names the `.frame` file and the entry.
+    """
+    frames = [read_tracked_frame(path) for path in files]
+    records, sizes = records_of(frames, images, masks)
+    splits = split_at_end(records, test_frames)
+    return Capture(
+        format=name,
+        records=splits,
+        files=files,
+        motion=motion_of(frames),
+        edition=EDITION,
+        notes=(f"test: the last {len(splits['test'])} of {len(frames)} frames", note, *sizes, *notes_of(frames)),
+    )
 
 
 def notes_of(frames: Sequence[TrackedFrame]) -> list[str]:

@@ -14,6 +14,7 @@ from flame_model import FlameModel
 from utils.contracts import Mesh, Motion
 from utils.errors import InputError
 from utils.io.atomic import atomic_file
+from utils.io.npz import refuse_unreadable
 
 WIDTHS = {"rotation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "translation": 3}
 GROUPS = {"rotation": "pose", "neck_pose": "pose", "jaw_pose": "pose", "eyes_pose": "pose", "translation": "trans",
@@ -33,7 +34,7 @@ class FlameRig:
         train_dynamic_offset: True makes the per-timestep vertex offsets a parameter (from zero, where none is tracked).
 
     Raises:
-        InputError: motion that does not fit the model.
+        InputError: motion that does not fit the model, or is longer than an avatar's file can hold.
     """
 
     bound = True
@@ -62,6 +63,8 @@ class FlameRig:
             start = torch.zeros(self.timesteps, flame.n_vertices, 3, device=device)
             start = start if self.dynamic_offset is None else self.dynamic_offset
             self.parameters["dynamic_offset"] = start.clone().requires_grad_()
+        width = sum(self.parameters[name].shape[1] for name in MOTION) + 3 * flame.n_vertices
+        refuse_unreadable(source, "timesteps", self.timesteps * width)
         self.groups = {name: GROUPS[name] for name in self.parameters}
         self.identity = flame.fold_identity(self.shape, self.static_offset)
 

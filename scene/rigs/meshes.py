@@ -12,7 +12,7 @@ from torch import Tensor
 from utils.contracts import Mesh, Motion
 from utils.errors import InputError
 from utils.io.atomic import atomic_file
-from utils.io.npz import Array, read_npz
+from utils.io.npz import Array, read_npz, refuse_unreadable
 
 MESHES_FILE = "meshes.npz"
 SCHEMA = {"vertices": Array(("T", "V", 3)), "faces": Array(("F", 3))}
@@ -29,7 +29,7 @@ class MeshesRig:
         motion: per_frame vertices [T, V, 3] in metres, static faces [F, 3].
         source: where the motion came from, for messages.
     Raises:
-        InputError: no meshes, or faces that name vertices which are not there.
+        InputError: no meshes, faces that name vertices which are not there, or more than an avatar's file can hold.
     """
 
     bound = True
@@ -44,6 +44,7 @@ class MeshesRig:
         self.vertices = motion.per_frame["vertices"].to(device, torch.float32)
         self.faces = motion.static["faces"].to(device, torch.int64)
         check_faces(self.faces, self.vertices.shape[1], source)
+        refuse_unreadable(source, "vertices", self.vertices.numel() + self.faces.numel())
         self.rest = nearest_to_mean(self.vertices)
 
     @property
@@ -82,6 +83,8 @@ def read_meshes(path: Path) -> Motion:
     """
     arrays = read_npz(path, SCHEMA, LIMITS)
     faces = torch.from_numpy(arrays["faces"]).to(torch.int64)  # exact: float32 holds integers up to 2^24
+    if not bool((faces == torch.from_numpy(arrays["faces"])).all()):
+        raise InputError(path, "faces", "found fractions, expected numbers of vertices")
     check_faces(faces, arrays["vertices"].shape[1], path)
     return Motion({"vertices": torch.from_numpy(arrays["vertices"])}, {"faces": faces})
 

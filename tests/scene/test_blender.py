@@ -191,6 +191,9 @@ def cloud(data: bytes) -> Callable[[Path], object]:
 
 
 GOOD = ply(*surface_points(20))
+TEXT = b"ply\nformat ascii 1.0\nelement vertex 1\n"
+TEXT += b"".join(b"property float %c\n" % axis for axis in b"xyz")
+TEXT += b"property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n1 2 3 4 255 6\n"
 LIST = b"element vertex 20\nproperty list uchar int q"
 FAULTS = [
     ("not JSON", lambda f: (f / TRAIN).write_text("{"), r"transforms_train\.json: line 1 column 2: is not JSON"),
@@ -233,6 +236,8 @@ FAULTS = [
     ("cloud list", cloud(GOOD.replace(b"element vertex 20", LIST)), "expected 'property TYPE NAME' with a scalar"),
     ("cloud format", cloud(GOOD.replace(b"binary_little", b"ternary_little")), "found format 'ternary_little_endian'"),
     ("cloud NaN", cloud(ply(np.full((2, 3), np.nan), np.zeros((2, 3)))), r"vertex 0: found \[nan, nan, nan\]"),
+    ("cloud text colour", cloud(TEXT.replace(b"255", b"300")), "vertex 0: .* found 300, expected 0 to 255"),
+    ("cloud text short", cloud(TEXT.replace(b"255", b"")), "vertex 0: .* found 5 numbers, expected 6"),
     ("cloud as ascii", cloud(GOOD.replace(b"binary_little_endian", b"ascii")), "(header: promises|vertex 0: is no)"),
 ]  # fmt: skip
 

@@ -113,6 +113,8 @@ def test_every_eighth_by_name_is_held_out(tmp_path: Path) -> None:
     assert len(load(folder).train) == 10
     assert {view.timestep for view in data.train.views} == {0} and data.motion is None
     assert [view.camera_id for view in load(folder, select_camera_id="3", eval=True).train.views] == ["3"] * 5
+    with pytest.raises(InputError, match="found no camera 'None'"):
+        load(folder, select_camera_id="None")
 
 
 def test_it_goes_before_the_other_formats(tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ def test_splats_move_turn_and_grow_with_the_mesh(tmp_path: Path) -> None:
     )
 
 
+def test_more_timesteps_than_its_file_could_give_back_are_refused_at_once(tmp_path: Path) -> None:
+    flame, short = rig(tmp_path).flame, motion()
+    count = 1 + (1 << 30) // (12 * flame.n_vertices)  # the zeros of dynamic_offset alone fill the file
+    long = {name: values[:1].expand(count, *values.shape[1:]) for name, values in short.per_frame.items()}
+    with pytest.raises(InputError, match="test: timesteps: takes [0-9]{10} bytes in the files of an avatar"):
+        FlameRig(flame, Motion(long, short.static), "test", "cpu")
+
+
 def test_folder_round_trip_in_the_originals_layout(tmp_path: Path) -> None:
     model = avatar(tmp_path)
     model.save(tmp_path / "saved")

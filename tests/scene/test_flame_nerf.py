@@ -167,8 +167,13 @@ def test_val_may_be_empty_or_missing(capture: Path) -> None:
 
 
 def test_mattes_may_be_absent(capture: Path) -> None:
+    assert opened(capture).notes == ()
     shutil.rmtree(capture / "fg_masks")
-    frame = opened(capture, white_background=False).train[0]
+    data = opened(capture, white_background=False)
+    (note,) = data.notes
+    count = sum(len(split) for split in data.splits().values())
+    assert f"{count} of {count} frames name one in a folder that is not there" in note
+    frame = data.train[0]
     assert frame.mask is None
     image = over(foreground_of(0, 0), matte_of(0, 0), 255)
     np.testing.assert_array_equal(np.rint(frame.image.numpy() * 255), image.transpose(2, 0, 1))

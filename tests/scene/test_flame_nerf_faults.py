@@ -312,6 +312,7 @@ OPTION_FAULTS: list[tuple[dict[str, object], str]] = [
     ({"image_memory_gb": -1.0}, "--image_memory_gb: found -1"),
     ({"select_camera_id": "17"}, "--select_camera_id: found no camera '17'.*22220, 22221, 22222"),
     ({"data_root": "/nowhere"}, "--data_root"),
+    ({"data_root": "~nobody-of-this-name/x"}, "--data_root: found .~nobody"),
     ({"images": "../images"}, "--images"),
 ]
 

@@ -154,7 +154,7 @@ def test_pictures_mattes_and_the_held_out_end(intact: Path) -> None:
     data = opened(intact)
     assert [view.timestep for view in data.train.views] == list(range(7))
     assert [view.timestep for view in data.test.views] == [7, 8, 9] and len(data.val) == 0
-    assert any("last 30 %" in note for note in data.notes)
+    assert len(data.notes) == 1 and "last 30 %" in data.notes[0]
     for frame, view in zip(data.train, data.train.views, strict=True):
         alpha = matte(view.timestep + 1).transpose(2, 0, 1)
         assert view.name == str(view.timestep + 1) and frame.mask is not None
@@ -165,6 +165,7 @@ def test_pictures_mattes_and_the_held_out_end(intact: Path) -> None:
 
 def test_videos_are_split_as_published(subject: Path, model: FlameModel) -> None:
     data = opened(subject)
+    assert "mattes: none, there is no folder mask in MVI_1810, MVI_1814, MVI_1812" in data.notes
     assert data.sequence_starts == (0, 3, 6) and data.motion is not None and data.motion.timesteps == 9
     assert [view.timestep for view in data.train.views] == [0, 1, 2, 3, 4, 5]
     assert [view.timestep for view in data.test.views] == [6, 7, 8]

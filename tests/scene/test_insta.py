@@ -188,6 +188,19 @@ def replace(name: str, content: str | bytes) -> Break:
     return lambda folder: (folder / name).write_bytes(data)
 
 
+def uneven(name: str) -> Break:
+    """Move a number from one vertex to the next: as many numbers as before, all wrong from there on."""
+
+    def damage(folder: Path) -> None:
+        lines = (folder / name).read_text().splitlines()
+        first = next(i for i, line in enumerate(lines) if line.startswith("v "))
+        kept, _, moved = lines[first].rpartition(" ")
+        lines[first : first + 2] = [kept, lines[first + 1].replace("v ", f"v {moved} ", 1)]
+        (folder / name).write_text("\n".join(lines))
+
+    return damage
+
+
 MIRROR = np.diag([1.0, 1, -1, 1]).tolist()
 
 
@@ -209,6 +222,7 @@ MIRROR = np.diag([1.0, 1, -1, 1]).tolist()
         (replace("meshes/98.obj", obj(vertices(3), FACES[::-1])), "98.obj: faces: found 5 vertices and 4 faces of"),
         (replace("meshes/98.obj", obj(vertices(3)[:4], FACES[:2])), "98.obj: faces: found 4 vertices and 2 faces of"),
         (replace("meshes/98.obj", obj(vertices(3), FACES).replace("v 0", "v x", 1)), "98.obj: line"),
+        (uneven("meshes/98.obj"), "98.obj: line 3: found .*, expected 3 finite numbers"),
         (replace("meshes/98.obj", obj(vertices(3) * np.float32(np.nan), FACES)), "98.obj: line 3: found 'nan"),
         (replace("images/98.png", png(rgba(3)[..., :3])), "98.png: found 3 channels, expected 4"),
         (replace("images/98.png", png(rgba(3)[1:])), "98.png: size: found 40x31"),

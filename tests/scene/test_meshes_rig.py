@@ -66,6 +66,7 @@ def test_its_file_gives_the_same_motion(tmp_path: Path) -> None:
         ({"faces": np.array(FACES)}, "vertices: is missing"),
         ({"vertices": meshes()[0], "faces": np.array(FACES)}, r"vertices: found shape \[4, 3\]"),
         ({"vertices": meshes(), "faces": np.array(FACES) + 1}, "faces: found vertices 1 to 4, expected 0 to 3"),
+        ({"vertices": meshes(), "faces": np.array(FACES) + 0.25}, "faces: found fractions"),
         ({"vertices": meshes() * np.float32(np.nan), "faces": np.array(FACES)}, "vertices: found nan"),
     ],
 )
@@ -74,6 +75,13 @@ def test_broken_files_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray],
     np.savez(path, **arrays)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"{MESHES_FILE}: {message}"):
         read_meshes(path)
+
+
+def test_more_than_its_file_could_give_back_is_refused_at_once() -> None:
+    """6,000 meshes of 15,000 vertices (1.08 GB, expanded: no memory) would be refused when the avatar is loaded."""
+    vertices = torch.from_numpy(meshes(1)[:, :1]).expand(6_000, 15_000, 3)
+    with pytest.raises(InputError, match="here: vertices: takes 1080000048 bytes"):
+        MeshesRig(Motion({"vertices": vertices}, {"faces": torch.tensor(FACES)}), "here", "cpu")
 
 
 def test_a_motion_without_meshes_is_refused() -> None:

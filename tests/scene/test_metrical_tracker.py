@@ -206,6 +206,14 @@ def test_hostile_frames_are_refused_without_effect(folder: Path, tmp_path: Path)
         opened(folder)
 
 
+def test_a_frame_of_gigabytes_is_refused_unread(folder: Path) -> None:
+    make.write_metrical(folder)
+    with open(folder / "checkpoint/00001.frame", "wb") as file:
+        file.truncate(300 << 20)  # sparse: takes no space
+    with pytest.raises(InputError, match="00001.frame: has 314572800 bytes, at most"):
+        opened(folder)
+
+
 def test_names_that_are_no_numbers_or_one_number_twice_are_refused(folder: Path) -> None:
     make.write_metrical(folder)
     make.write_picture(folder / "images/00003.jpg", 0)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scripts import benchmark_fps
@@ -39,14 +40,20 @@ def test_views(tmp_path: Path, trained: tuple[Path, str]) -> None:
     assert picture[401, 275].tolist() != [255] * 3 and picture[5, 5].tolist() == [255] * 3  # the head is in the middle
     shutil.copytree(folder / "point_cloud/iteration_2", tmp_path / "bare")
     bare = benchmark(tmp_path, "--point_path", str(tmp_path / "bare/point_cloud.ply"), "--flame_model", model,
-                     "--width", "64", "--height", "48")  # fmt: skip
+                     "--width", "64", "--height", "48", "--vis", str(tmp_path / "wide.png"))  # fmt: skip
     assert (bare["width"], bare["height"], bare["gaussians"]) == (64, 48, own["gaussians"])
+    rows = np.argwhere((read_image(tmp_path / "wide.png") < 250).any(-1))[:, 0]
+    assert 30 < np.ptp(rows) < 48  # the head fills about 80 % of the shorter side
 
 
 @pytest.mark.parametrize("words, named", [
     ([], "--model_path"), (["-m", "RUN", "--point_path", "x"], "--model_path"), (["--point_path", "x.ply"], "x.ply"),
-    (["-m", "RUN", "--n_iter", "0"], "--n_iter"), (["-m", "RUN", "--timestep", "99"], "--timestep")])  # fmt: skip
+    (["-m", "RUN", "--n_iter", "0"], "--n_iter"), (["-m", "RUN", "--timestep", "99"], "--timestep"),
+    (["-m", "RUN", "--no_dataset", "--timestep", "4"], "--timestep: found 4, expected 0 to 3"),
+    (["--point_path", "PLY", "--threads", "-5"], "--threads: found -5"),
+    (["-m", "RUN", "--threads", "-5"], "--threads: found -5")])  # fmt: skip
 def test_refusals(trained: tuple[Path, str], words: list[str], named: str, capfd: pytest.CaptureFixture[str]) -> None:
-    words = [str(trained[0]) if word == "RUN" else word for word in words]
-    assert run_main(benchmark_fps.main, words) == 2
-    assert named in capfd.readouterr().err
+    known = {"RUN": str(trained[0]), "PLY": str(trained[0] / "point_cloud/iteration_2/point_cloud.ply")}
+    assert run_main(benchmark_fps.main, [*(known.get(word, word) for word in words), "--quiet"]) == 2
+    *before, last = capfd.readouterr().err.splitlines()
+    assert last.startswith("error: ") and named in last and all("decoded" in line for line in before)

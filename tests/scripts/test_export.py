@@ -45,12 +45,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     columns["opacities"] += 3
     write_gaussian_ply(ply, columns, binding)
     shutil.rmtree(data / "data" / "capture")
+    (data / "data" / "masks.pkl").unlink()  # posing doesn't need them either
     return run
 
 
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> LoadedAvatar:
-    return load_avatar(folder, -1, {"rasterizer": "reference"})
+    return load_avatar(folder, -1, {"rasterizer": "reference", "flame_masks": ""})
 
 
 def run(folder: Path, *flags: str) -> int:
@@ -173,6 +174,7 @@ def test_texture_coordinates_of_a_template(folder: Path, loaded: LoadedAvatar, t
     [
         (["--frames", "99"], "--frames: found '99', the avatar has timesteps 0 to"),
         (["--frames", "-1"], "--frames"),
+        (["--frames", "9" * 5000], "--frames: found '999"),
         (["--frames", "0", "all"], "--frames: found 'all'"),
         (["--frames", "1.5"], "--frames: found '1.5'"),
         (["--format", "obj"], "--format: obj can't hold splats"),
@@ -181,9 +183,10 @@ def test_texture_coordinates_of_a_template(folder: Path, loaded: LoadedAvatar, t
         (["--share", "--format", "glb"], "--share: turns ply and splat files"),
         (["--share", "--what", "mesh"], "--share: turns ply and splat files"),
         (["--uv_template", "x.obj"], "--uv_template: is for the mesh"),
-        (["--what", "mesh", "--uv_template", "none.obj"], "none.obj: can't be read"),
+        (["--what", "mesh", "--uv_template", "none.obj"], "none.obj: "),
         (["--fps", "0"], "--fps: found 0.0"),
         (["--fps", "nan"], "--fps: found nan"),
+        (["--fps", "1e-320"], "--fps: found 1e-320"),
         (["--iteration", "7"], "iteration_7: not found"),
     ],
 )

@@ -359,6 +359,14 @@ def test_no_known_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "canonical_flame_param.npz" in printed and printed.endswith("will not train: 1 fault\n")
 
 
+def test_no_such_folder_and_no_such_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for source in (str(tmp_path / "gone"), "~nobody-of-that-name/data", "x" * 300):
+        assert run_main(main, ["-s", source, "-o", str(tmp_path / "sheet.png")]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith(f"error: {source}: is not a folder")
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_such_camera(intact: Path, tmp_path: Path) -> None:
     code, report = inspected(intact, tmp_path, "--select_camera_id", "17")
     assert code == 2 and "Its cameras: 22220, 22221, 22222" in report["faults"][0]["line"]

@@ -120,3 +120,19 @@ def test_rows_are_independent_adams() -> None:
         optimisers[row].step()
     torch.testing.assert_close(mine, torch.stack([row.detach() for row in rows]), rtol=1e-5, atol=1e-6)
     assert steps.tolist() == [14, 13, 13, 0] and torch.equal(mine[3], rows[3].detach())
+
+
+def test_a_parameter_that_is_not_finite_is_named_with_its_step_on_a_gpu_too() -> None:
+    guard, values = FiniteGuard(True, lambda step: None), torch.zeros(3)
+    guard.check(7, "view", Terms({"l1": torch.tensor(1.0)}), {})
+    values[1] = float("nan")
+    with pytest.raises(NumericalFault, match="iteration 7: means: row 1 is not finite"):
+        guard.poll(7, {"means": values})
+
+
+def test_a_fault_in_a_batch_names_every_view_that_it_may_be_in() -> None:
+    guard = FiniteGuard(True, lambda step: None)
+    guard.check(3, "first", Terms({"l1": torch.tensor(float("nan"))}), {})
+    guard.check(3, "second", Terms({"l1": torch.tensor(1.0)}), {})
+    with pytest.raises(NumericalFault, match="iteration 3, view first, second"):
+        guard.poll()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.errors import InputError
+from utils.errors import EnvironmentFault, InputError
 from utils.io.images import (
     blend,
     composite,
@@ -58,6 +59,13 @@ def test_jpeg_is_told_by_its_content(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_image(tmp_path / "a.png")[4, 4], [200, 60, 30], atol=2)
     (tmp_path / "grey.jpg").write_bytes(jpeg(np.full((8, 8), 77, np.uint8)))
     assert read_image(tmp_path / "grey.jpg").shape == (8, 8, 1)
+
+
+def test_a_jpeg_without_pyav_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "a.jpg").write_bytes(jpeg(RGB))
+    with pytest.raises(EnvironmentFault, match="pip install av"):
+        read_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("data", [encode_png(RGB), jpeg(RGB)], ids=["png", "jpeg"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flame_model import teeth
 from tests.tiny import SECTORS, ellipsoid
-from utils.errors import EnvironmentFault, InputError, NumericalFault
+from utils.errors import InputError, NumericalFault
 from utils.io.obj import ObjMesh, UvLayout, cylindrical_layout, read_obj, template_layout, write_obj
 
 VERTICES, FACES = ellipsoid()
@@ -78,6 +78,7 @@ def test_dialects_of_a_face(tmp_path: Path, face: str) -> None:
         (TRIANGLE + "v 0 0 1e300\nf 1 2 3\n", "line 4: found '0 0 1e300'"),
         (TRIANGLE + "v 0 0\nf 1 2 3\n", "line 4: found '0 0', expected 3 finite"),
         (TRIANGLE + "v a b c\nf 1 2 3\n", "line 4: found 'a b c'"),
+        (TRIANGLE + "v 0 1_0 0\nf 1 2 3\n", "line 4: found '0 1_0 0'"),
     ],
 )
 def test_damaged_files_name_the_line(tmp_path: Path, text: str, message: str) -> None:
@@ -90,8 +91,10 @@ def test_what_is_no_text_and_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "a.obj").write_bytes(b"v 0 0 0\n\xff\xfe")
     with pytest.raises(InputError, match="byte 8: is not text"):
         read_obj(tmp_path / "a.obj")
-    with pytest.raises(EnvironmentFault, match="can't be read"):
+    with pytest.raises(InputError, match="none.obj: does not exist"):
         read_obj(tmp_path / "none.obj")
+    with pytest.raises(InputError, match="is not a regular file"):
+        read_obj(tmp_path)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from gaussian_renderer import build_renderer
+from gaussian_renderer import Renderer, build_renderer
 from scene.cameras import camera_extent
 from scene.datasets import identify, open_dataset
 from scene.flame_gaussian_model import FlameGaussianModel
 from scene.frames import Dataset
 from scene.gaussian_model import PLY, GaussianModel
 from scene.rigs import RIGS, FlameRig, Rig
-from utils.contracts import Camera, Mesh, Points, Rendered, Splats
+from utils.contracts import Camera, Mesh, Points
 from utils.engine.cfg_args import CFG_ARGS, read_cfg_args
 from utils.engine.check import check
 from utils.engine.checkpoint import read_object
@@ -28,7 +27,6 @@ from utils.engine.run import OPTIONS, RUN_FACTS
 from utils.errors import InputError
 from utils.maths.random import generator
 
-Render = Callable[[Splats, Camera, Tensor], Rendered]
 HEAD_EXTENTS = (
     5.0  # a 0.2 m head gets extent 1: what a NeRSemble camera ring has, so the original's rates keep their sense
 )
@@ -44,7 +42,7 @@ class LoadedAvatar:
 
     options: Options
     avatar: GaussianModel
-    render: Render
+    render: Renderer
     iteration: int
 
 
@@ -117,6 +115,10 @@ def notes(options: Options, dataset: Dataset, rig: Rig) -> list[str]:
     found = list(dataset.notes)
     if dataset.motion is not None and not rig.bound:
         found.append("unbound: Gaussians stay where they are while the head moves; --bind_to_mesh binds them to it")
+    if not rig.bound and camera_extent(dataset.train.cameras) < STATIC_EXTENT:
+        found.append("one camera: the scene's extent is 0, so positions stay and nothing is pruned; give more views")
+    if options.data.data_device != "cpu" and options.run.device == "cpu":
+        found.append("--data_device has no effect with --device cpu")
     if rig.bound and (flat := flat_faces(rig.rest_mesh())):
         found.append(f"{flat} triangles of the mesh are without area: their Gaussians get no direction")
     if rig.bound and camera_extent(dataset.train.cameras) < STATIC_EXTENT:
@@ -137,7 +139,7 @@ def flat_faces(mesh: Mesh) -> int:
 def iterations_saved(folder: Path) -> list[int]:
     """Iterations of the avatars saved in a run folder, ascending. The PLY is written last, so its folder is whole."""
     names = [path.parent.name for path in (folder / "point_cloud").glob(f"iteration_*/{PLY}")]
-    return sorted(int(name[10:]) for name in names if name[10:].isdigit())
+    return sorted(int(name[10:]) for name in names if name[10:].isdecimal())
 
 
 def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | None = None) -> LoadedRun:
@@ -165,6 +167,8 @@ def load_avatar(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] 
         InputError: no run there, no such iteration, or broken files.
     """
     options = saved_options(folder, overrides)
+    if "flame_masks" not in (overrides or {}):
+        options.rig.flame_masks = ""  # nothing that is rendered needs them, and they may have moved
     check_device(options.run.device)
     saved = iterations_saved(folder)
     if not saved:

@@ -48,8 +48,14 @@ def check(options: Options, source: str | Path = "command line") -> None:
                   "contradicts --not_finetune_flame_params", "Give one of the two."))  # fmt: skip
     dense = options.densification
     rules.append((dense.gaussian_budget < 0, "--gaussian_budget", f"found {dense.gaussian_budget}, expected >= 0", ""))
-    for name in ("densification_interval", "opacity_reset_interval"):
-        value = getattr(dense, name)
+    rules.append((dense.percent_dense < 0, "--percent_dense", f"found {dense.percent_dense}, expected >= 0", ""))
+    rules.append(
+        (not 0 <= dense.prune_opacity <= 1, "--prune_opacity", f"found {dense.prune_opacity}, expected 0 to 1", "")
+    )
+    never_zero = {"densification_interval": dense, "opacity_reset_interval": dense, "sh_interval": optimiser,
+                  "position_lr_max_steps": optimiser}  # fmt: skip
+    for name, group in never_zero.items():
+        value = getattr(group, name)
         rules.append((value == 0, f"--{name}", "found 0, expected >= 1, or -1", ""))
     rules.append((run.interval == 0, "--interval", "found 0, expected >= 1, or -1", ""))
     rules.append((dense.densify_grad_threshold < 0, "--densify_grad_threshold", "is negative, expected >= 0", ""))

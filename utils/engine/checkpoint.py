@@ -79,7 +79,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], JsonObject]:
     meta = JsonObject.of(path / META, "", read_json(path / META))
     meta.integer("schema", SCHEMA, SCHEMA)
     named = path.name.removeprefix("step_")
-    if named.isdigit():  # a copy may have another name
+    if named.isdecimal():  # a copy may have another name
         meta.integer("step", int(named), int(named))
     try:
         return safetensors.torch.load_file(path / TENSORS), meta
@@ -126,7 +126,9 @@ def check_tensors(path: Path, found: Mapping[str, Tensor], fresh: Mapping[str, T
             shape[0] = count
         if list(tensor.shape) != shape or tensor.dtype != expected.dtype:
             problem = f"found {tensor.dtype} {list(tensor.shape)}, expected {expected.dtype} {shape}"
-            raise InputError(path, name, problem, "It belongs to another sequence, FLAME edition or kind of run.")
+            raise InputError(
+                path, name, problem, "It belongs to another sequence, FLAME edition, --sh_degree or kind of run."
+            )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(path, name, "holds values that are not finite")
 
@@ -141,7 +143,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoint folders, newest first."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if path.name.startswith("step_") and path.name[5:].isdigit()]
+    found = [path for path in folder.iterdir() if path.name.startswith("step_") and path.name[5:].isdecimal()]
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from utils.contracts import Camera, Frame, Mesh, Rendered, Splats
+from gaussian_renderer import Renderer
+from utils.contracts import Frame, Mesh, Splats
 from utils.engine.metrics import Scores, mean_scores, score
-
-Render = Callable[[Splats, Camera, Tensor], Rendered]
 
 
 class Avatar(Protocol):
-    """What evaluation and `render.py` need of an avatar."""
+    """What evaluation needs of an avatar."""
 
     def rig(self, timestep: int) -> Mesh: ...
 
@@ -31,7 +29,7 @@ class Frames(Protocol):
 
 
 @torch.no_grad()
-def evaluate(avatar: Avatar, render: Render, split: Frames, background: Tensor) -> Scores:
+def evaluate(avatar: Avatar, render: Renderer, split: Frames, background: Tensor) -> Scores:
     """Means over the frames of a split of psnr, psnr_channel_mean, psnr_foreground, ssim, l1 (`utils.engine.metrics`).
 
     Renders are clamped to [0, 1] but stay floats; `metrics.py` reads 8-bit PNGs, whose rounding adds 1.3e-6 to the
@@ -44,7 +42,7 @@ def evaluate(avatar: Avatar, render: Render, split: Frames, background: Tensor) 
     return mean_scores(_score_frame(avatar, render, split[i], background) for i in range(len(split)))
 
 
-def _score_frame(avatar: Avatar, render: Render, frame: Frame, background: Tensor) -> Scores:
+def _score_frame(avatar: Avatar, render: Renderer, frame: Frame, background: Tensor) -> Scores:
     splats = avatar.place_on(avatar.rig(frame.timestep))
     device = splats.means.device
     image = render(splats, frame.camera.to(device), background.to(device)).image

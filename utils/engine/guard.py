@@ -73,7 +73,7 @@ class FiniteGuard:
             before = self.bad_terms.get(name, torch.zeros_like(fine))
             self.bad_terms[name] = before | (newly & ~value.detach().isfinite())
         self.healthy = self.healthy & fine
-        self.recent[step] = view
+        self.recent[step] = f"{self.recent[step]}, {view}" if step in self.recent else view  # of a batch, one of them
         if step % POLL_EVERY == 0:
             self.poll()
         return self.healthy
@@ -94,9 +94,9 @@ class FiniteGuard:
         Args:
             parameters: looked at as well, before they are saved: a value may be infinite behind a finite activation.
         """
-        if self.first_bad is not None and (step := int(self.first_bad)):
+        if self.first_bad is not None and (first := int(self.first_bad)):
             bad = [f"loss term {name}" for name, flag in self.bad_terms.items() if bool(flag)] or ["a gradient"]
-            raise NumericalFault(fault_line(step, self.recent[step], bad))
+            raise NumericalFault(fault_line(first, self.recent[first], bad))
         self.recent.clear()
         for name, values in (parameters or {}).items():
             bad = ~values.detach().isfinite()

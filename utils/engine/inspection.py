@@ -7,6 +7,7 @@ Nothing is written here. The parts: `inspection_faults` (what training refuses, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import atan, degrees
@@ -20,10 +21,10 @@ from flame_model.flame_assets import FLAME
 from scene.datasets import DATASETS, DataOptions, Format
 from scene.datasets.capture import SPLITS, Capture, FrameRecord, fingerprint_of, select_records
 from scene.rigs import RIGS, Rig, RigOptions
-from utils.engine.build import saved_options
+from utils.engine.build import STATIC_EXTENT, saved_options
 from utils.engine.checkpoint import read_object
 from utils.engine.inspection_faults import Survey, read_capture
-from utils.engine.inspection_mesh import all_of, mesh_section
+from utils.engine.inspection_mesh import mesh_section
 from utils.engine.inspection_motion import motion_section
 from utils.engine.inspection_pictures import look_at_all, pictures_section, unique_pictures
 from utils.engine.inspection_report import Report, Section, counted, listed
@@ -34,7 +35,6 @@ from utils.io.json_files import JsonObject
 
 OFF_CENTRE = 0.2  # of the picture's side: principal points beyond are rare
 ANGLE_TOLERANCE = 0.01  # relative, of focal lengths
-STILL = 1e-6  # metres and units of a rotation matrix: cameras that differ by less are the same
 
 
 @dataclass
@@ -64,8 +64,8 @@ def inspect(options: InspectionOptions) -> Inspection:
     trained = read_object(Path(options.run) / RUN_FACTS).get("inputs", {}) if options.run else {}
     if options.run and not options.rig.flame_model:
         options.rig.flame_model = saved_options(Path(options.run)).rig.flame_model
-    folder = Path(options.data.source_path).expanduser()
-    if not options.data.source_path or not folder.is_dir():
+    folder = Path(os.path.expanduser(options.data.source_path))
+    if not options.data.source_path or not os.path.isdir(folder):
         raise InputError(options.data.source_path or "--source_path", "", "is not a folder", "Give it: -s FOLDER.")
     report = Report(str(folder))
     name = recognised(folder, report)
@@ -76,18 +76,16 @@ def inspect(options: InspectionOptions) -> Inspection:
     if survey is None:
         return Inspection(report)
     records, loose = chosen_records(survey, folder, options.data, report)
-    section = capture_section(survey, records)
-    report.sections.append(section)
-    tracked = format_.rig != "still"
+    everything, tracked = [record for split in SPLITS for record in records[split]], format_.rig != "still"
     report.sections += [
+        capture_section(survey, records),
         splits_section(records, options.data, tracked),
-        camera_section(all_of(records.values()), tracked),
+        camera_section(everything, tracked),
     ]
-    pictures = report.faults.attempt("options", unique_pictures, [*all_of(records.values()), *loose], options.data)
+    pictures = report.faults.attempt("options", unique_pictures, [*everything, *loose], options.data)
     if pictures is None:
         return Inspection(report)
     looks = look_at_all(pictures, report.faults, options.quiet)
-    everything = all_of(records.values())
     report.sections.append(pictures_section([*everything, *loose], looks, pictures, options.data, tracked))
     report.sections.append(motion_section(survey.capture, survey.labels))
     rig = add_model(report, survey.capture, format_, options, trained, folder)
@@ -137,7 +135,7 @@ def capture_section(survey: Survey, records: Mapping[str, Sequence[FrameRecord]]
     capture, section = survey.capture, Section("Dataset")
     counts = {split: len(records[split]) for split in SPLITS}
     section.row("frames", ", ".join(f"{count} {split}" for split, count in counts.items()))
-    cameras = sorted({record.camera_id for record in all_of(records.values())})
+    cameras = sorted({record.camera_id for members in records.values() for record in members})
     section.row("cameras", f"{len(cameras)}: {listed(cameras)}")
     starts, labels = list(capture.sequence_starts), survey.labels
     section.row("timesteps", f"{len(labels)} in {counted(len(starts), 'sequence')}")
@@ -217,10 +215,10 @@ def camera_section(records: Sequence[FrameRecord], tracked: bool) -> Section:
         section.warnings.append(f"the principal point is far from the centre in {counted(int(far.sum()), 'frame')} "
                                 f"(the first: {k.cx:.0f}, {k.cy:.0f} of {k.width}x{k.height})")  # fmt: skip
     section.warnings += angle_warnings(records)
-    matrices = np.array([record.world_to_camera for record in records])
-    if tracked and len(records) > 1 and np.abs(matrices - matrices[0]).max() < STILL:
+    matrices = np.array([record.world_to_camera for record in records])  # rotations too: refused ones have no centre
+    if tracked and len(records) > 1 and np.abs(matrices - matrices[0]).max() < STATIC_EXTENT:
         section.warnings.append("one static camera: keep --scene_extent head (the default), and as no view from the "
-                                "side tells colour from reflection, try --sh_degree 0 or 1")  # fmt: skip
+                                "side tells colour from reflection, compare --sh_degree 0")  # fmt: skip
     return section
 
 

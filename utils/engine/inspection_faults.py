@@ -169,7 +169,7 @@ def survey_frame(place: JsonObject, paths: Paths, faults: Faults) -> Frame:
 def invertible(place: JsonObject) -> np.ndarray | None:
     """World-to-camera from a matrix that is no rigid motion, if it has an inverse at all."""
     try:
-        matrix = np.linalg.inv(place.matrix("transform_matrix", 4, 4) @ FLIP)
+        matrix = np.linalg.inv(place.matrix("transform_matrix", 4, 4) @ FLIP)  # its last row may hold anything
     except (InputError, np.linalg.LinAlgError):
         return None
     return matrix if np.isfinite(matrix).all() else None

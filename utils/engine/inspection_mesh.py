@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from diff_gaussian_rasterization.mesh import COORDINATE_LIMIT, rasterize_mesh
 
-from scene.cameras import Intrinsics, rigid_fault
+from scene.cameras import Intrinsics, make_camera, rigid_fault
 from scene.datasets import Capture, DataOptions
 from scene.datasets.capture import FrameRecord, make_picture
 from scene.image_store import BACKGROUND_TOLERANCE, Picture, prepare
 from scene.rigs import Rig
+from utils.contracts import Mesh
 from utils.engine.inspection_pictures import Look
 from utils.engine.inspection_readings import Convention, Reading, readings
 from utils.engine.inspection_report import Section, counted, percent
+from utils.engine.mesh_overlay import visible_faces
 
 NEAR, FAR = 0.01, 1e9  # metres
 SMALL, LARGE = 0.05, 3.0  # plausible extent of a head, in sides of the picture
@@ -88,17 +89,10 @@ def place_of(vertices: np.ndarray, world_to_camera: np.ndarray, k: Intrinsics) -
     return "small" if extent < SMALL else "fine"
 
 
-def drawn(
-    vertices: np.ndarray, faces: np.ndarray, world_to_camera: np.ndarray, k: Intrinsics
-) -> tuple[np.ndarray, np.ndarray]:
-    """Face [H, W] int32 seen at each pixel (-1: none) and barycentrics [H, W, 3]; far outside, nothing is drawn."""
-    points = camera_points(vertices, world_to_camera)
-    front = (points[:, 2] > NEAR) & (np.abs(points) < FAR).all(axis=1)
-    screen = np.zeros(points.shape, np.float32)
-    screen[front, :2], screen[front, 2] = pixels(points[front], k), points[front, 2]
-    screen[(np.abs(screen[:, :2]) > COORDINATE_LIMIT).any(axis=1)] = 0.0
-    face, weights, _ = rasterize_mesh(screen, faces, k.width, k.height, NEAR)
-    return face, weights
+def drawn(vertices: np.ndarray, faces: np.ndarray, world_to_camera: np.ndarray, k: Intrinsics) -> np.ndarray:
+    """Where a mesh is in the picture, [H, W] bool."""
+    mesh = Mesh(torch.from_numpy(vertices), torch.from_numpy(faces))
+    return (visible_faces(mesh, make_camera(world_to_camera, k))[0] >= 0).numpy()
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -169,7 +163,7 @@ def score(sample: Sample, reading: Reading, convention: Convention, faces: np.nd
         return float(place == "fine")
     if place in ("behind", "outside") or (reading.changes and place != "fine"):
         return 0.0
-    return overlap(drawn(vertices, faces, matrix, k)[0] >= 0, sample.silhouette)
+    return overlap(drawn(vertices, faces, matrix, k), sample.silhouette)
 
 
 def scores(samples: Sequence[Sample], reading: Reading, convention: Convention, faces: np.ndarray) -> np.ndarray:
@@ -231,7 +225,7 @@ def best_shift(sample: Sample, reading: Reading, convention: Convention, faces: 
         return 0
     k, height = reading.intrinsics(sample.intrinsics), sample.intrinsics.height
     tall = replace(k, cy=k.cy + reach, height=height + 2 * reach)
-    mesh = drawn(reading.vertices(sample.vertices, sample.translation), faces, matrix, tall)[0] >= 0
+    mesh = drawn(reading.vertices(sample.vertices, sample.translation), faces, matrix, tall)
     shifts = range(-reach, reach + 1)
     return max(shifts, key=lambda s: (overlap(mesh[reach - s : reach - s + height], person), -abs(s)))
 
@@ -309,7 +303,3 @@ def judge(section: Section, samples: list[Sample], convention: Convention, faces
         problem = problem or f"mesh and matte overlap by {own.mean():.2f} only"
         section.warnings.append(f"{problem}; no tested reading of the cameras (axes, inverse, transpose, unit, cy) "
                                 "puts it on the picture")  # fmt: skip
-
-
-def all_of(records: Iterable[Sequence[FrameRecord]]) -> list[FrameRecord]:
-    return [record for members in records for record in members]

@@ -7,15 +7,18 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from scene.cameras import rigid_fault
+from scene.cameras import make_camera, rigid_fault
 from scene.datasets import DataOptions
 from scene.datasets.capture import FrameRecord, make_picture
 from scene.image_store import Picture, prepare
 from scene.rigs import Rig
-from utils.engine.inspection_mesh import Poser, camera_points, drawn, overlap, place_of, silhouette_of, spread_out
+from utils.contracts import Mesh
+from utils.engine.inspection_mesh import Poser, overlap, place_of, silhouette_of, spread_out
 from utils.engine.inspection_pictures import Look
+from utils.engine.mesh_overlay import shade
 from utils.io.contact_sheet import GAP, INK, LINE, MARGIN, PAGE
 
 VIEWS, TILE = 3, 480  # photographs; their largest width in pixels
@@ -63,33 +66,17 @@ def row(
         return photograph, label
     if rigid_fault(record.world_to_camera):
         return np.concatenate([photograph, photograph], axis=1), f"{label}: its camera matrix is refused"
-    vertices, faces = Poser(rig, None)(record.timestep), rig.faces.numpy()
-    k = record.intrinsics.resized(*small.target)
-    face, _ = drawn(vertices, faces, record.world_to_camera, k)
-    overlay = shaded(photograph, face, camera_points(vertices, record.world_to_camera), faces)
+    vertices, k = Poser(rig, None)(record.timestep), record.intrinsics.resized(*small.target)
+    light, covered = shade(Mesh(torch.from_numpy(vertices), rig.faces), make_camera(record.world_to_camera, k))
+    overlay, inside = photograph.copy(), covered.numpy()
+    skin = SKIN * light.numpy()[inside, None]
+    overlay[inside] = np.rint(OPAQUE * skin + (1.0 - OPAQUE) * photograph[inside]).astype(np.uint8)
     silhouette = silhouette_of(small, looks[picture].background)
     if silhouette is not None:
         outlines, _ = cv2.findContours(silhouette.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         overlay = cv2.drawContours(overlay, outlines, -1, OUTLINE, 1)
-        label += f": overlap {overlap(face >= 0, silhouette):.2f} (blue: outline of the matte)"
+        label += f": overlap {overlap(inside, silhouette):.2f} (blue: outline of the matte)"
     place = place_of(vertices, record.world_to_camera, k)
     label += "" if place == "fine" else f", the mesh: {place}"
     gap = np.full((photograph.shape[0], GAP, 3), PAGE, np.uint8)
     return np.concatenate([photograph, gap, overlay], axis=1), label
-
-
-def shaded(photograph: np.ndarray, face: np.ndarray, points: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Lay a mesh over a photograph, lit from the camera.
-
-    Args:
-        photograph: uint8 [H, W, 3]. face: [H, W] the face at each pixel, -1 none. points: [V, 3] camera space.
-    """
-    corners = points[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)
-    light = np.abs(normals[:, 2])  # both windings are drawn
-    overlay, covered = photograph.copy(), face >= 0
-    colour = SKIN * (0.1 + 0.9 * np.square(light[face[covered], None]))
-    mixed = OPAQUE * colour + (1.0 - OPAQUE) * photograph[covered]
-    overlay[covered] = np.rint(mixed).astype(np.uint8)
-    return overlay

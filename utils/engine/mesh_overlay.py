@@ -21,31 +21,40 @@ def overlay(mesh: Mesh, camera: Camera, picture: Tensor, threads: int | None = N
 
 
 def shade(mesh: Mesh, camera: Camera, threads: int | None = None) -> tuple[Tensor, Tensor]:
-    """Grey levels [H, W] in [0, 1] of the mesh, smooth, lit from the camera; and where the mesh is, bool [H, W].
-
-    Raises:
-        EnvironmentFault: the native rasteriser is not built.
-    """
-    try:
-        from diff_gaussian_rasterization.mesh import rasterize_mesh
-    except (ImportError, OSError) as error:
-        raise EnvironmentFault(
-            f"--render_mesh needs the native rasteriser: {error} (`make setup` builds it)"
-        ) from error
+    """Grey levels [H, W] in [0, 1] of the mesh, smooth, lit from the camera; and where the mesh is, bool [H, W]."""
+    ids, weights = visible_faces(mesh, camera, threads)
     vertices, faces, camera = mesh.vertices.detach().cpu().float(), mesh.faces.cpu(), camera.to("cpu")
-    seen = to_camera(vertices, camera.world_to_camera)
-    pixels = project(seen, camera.intrinsics)
-    drawable = (seen[:, 2] > camera.near) & (pixels.abs() < FARTHEST).all(1)
-    depth = torch.where(drawable, seen[:, 2], torch.zeros(()))
-    screen = torch.cat([torch.where(drawable[:, None], pixels, torch.zeros(())), depth[:, None]], 1)
-    ids, weights, _ = rasterize_mesh(screen, faces, camera.width, camera.height, camera.near, threads)
-
     to_eye = camera_centre(camera.world_to_camera) - vertices
     attributes = unit(vertex_normals(vertices, faces)), unit(to_eye)
     corners = faces[ids.clamp_min(0).long()]
     normals, directions = ((attribute[corners] * weights[..., None]).sum(-2) for attribute in attributes)
     shading = AMBIENT + (1 - AMBIENT) * (unit(normals) * unit(directions)).sum(-1).square()
     return shading, ids >= 0
+
+
+def visible_faces(mesh: Mesh, camera: Camera, threads: int | None = None) -> tuple[Tensor, Tensor]:
+    """The face at each pixel centre, int32 [H, W], -1: none; and its barycentrics [H, W, 3]; on the CPU.
+
+    Triangles with a corner before the near plane, or very far outside the picture, are left out.
+
+    Raises:
+        EnvironmentFault: the native rasteriser is not built.
+    """
+    vertices, camera = mesh.vertices.detach().cpu().float(), camera.to("cpu")
+    seen = to_camera(vertices, camera.world_to_camera)
+    pixels = project(seen, camera.intrinsics)
+    drawable = (seen[:, 2] > camera.near) & (pixels.abs() < FARTHEST).all(1)
+    depth = torch.where(drawable, seen[:, 2], torch.zeros(()))
+    screen = torch.cat([torch.where(drawable[:, None], pixels, torch.zeros(())), depth[:, None]], 1)
+    try:
+        from diff_gaussian_rasterization.mesh import rasterize_mesh
+
+        ids, weights, _ = rasterize_mesh(screen, mesh.faces.cpu(), camera.width, camera.height, camera.near, threads)
+    except (ImportError, OSError) as error:
+        raise EnvironmentFault(
+            f"drawing a mesh needs the native rasteriser: {error} (`make setup` builds it)"
+        ) from error
+    return ids, weights
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from scene.cameras import camera_centres
 from scene.rigs import Rig
 from utils.contracts import Camera
+from utils.errors import InputError
 
 MOMENTS = 16  # timesteps whose meshes say where the head is
 ELEVATION = 1 / 3, 15.0  # of an orbit's swing to the side, but at most so many degrees
@@ -56,8 +57,13 @@ def centred(lens: Camera) -> Tensor:
 
 
 @torch.no_grad()
-def around_head(rig: Rig, cameras: Sequence[Camera]) -> Sphere:
-    """Around the middle of the posed head's bounds, averaged over its motion; the front is the world's +z."""
+def around_head(rig: Rig, cameras: Sequence[Camera], size: tuple[int, int] = (FIT_SIDE, FIT_SIDE)) -> Sphere:
+    """Around the middle of the posed head's bounds, averaged over its motion; the front is the world's +z.
+
+    Args:
+        cameras: the first gives focal lengths, picture size and distance; empty: fitted to the head.
+        size: of the fitted pictures, (width, height) in pixels; the head fills 80 % of the shorter side.
+    """
     moments = np.linspace(0, rig.timesteps - 1, min(MOMENTS, rig.timesteps)).round().astype(int)
     bounds = [torch.stack([v.amin(0), v.amax(0)]).double().cpu() for v in (rig(int(t)).vertices for t in moments)]
     low, high = torch.stack(bounds).mean(0)
@@ -67,19 +73,26 @@ def around_head(rig: Rig, cameras: Sequence[Camera]) -> Sphere:
         lens = cameras[0].to("cpu")
         distance = float((camera_centres([lens])[0].double() - centre).norm())
     else:
-        focal = torch.diag(torch.tensor([FIT_FOCAL, FIT_FOCAL, 1.0]))
-        lens, distance = Camera(torch.eye(4), focal, FIT_SIDE, FIT_SIDE), FIT_DISTANCE * half_height
+        focal = FIT_FOCAL * min(size) / FIT_SIDE
+        lens = Camera(torch.eye(4), torch.diag(torch.tensor([focal, focal, 1.0])), *size)
+        distance = FIT_DISTANCE * half_height
     return Sphere(centre, front, up, distance, lens)
 
 
 def around_scene(cameras: Sequence[Camera]) -> Sphere:
-    """Around the point nearest to all cameras' axes (least squares), from the first camera, with their mean up."""
+    """Around the point nearest to all cameras' axes (least squares), from the first camera, with their mean up.
+
+    Raises:
+        InputError: that point is not before the first camera: the cameras look at no common place.
+    """
     centres = camera_centres(cameras).double().numpy()
     rotations = torch.stack([camera.world_to_camera[:3, :3] for camera in cameras]).double().numpy()
     axes = rotations[:, 2]
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]  # takes away what lies along an axis
     target = np.linalg.lstsq(across.sum(0), (across @ centres[..., None]).sum(0)[:, 0], rcond=1e-9)[0]
     offset = torch.from_numpy(centres[0] - target)
+    if float(offset @ torch.from_numpy(axes[0])) >= 0:
+        raise InputError("command line", "--orbit", "the cameras of this scene look at no common place")
     front = unit(offset)
     up = level_up(-rotations[:, 1].mean(0), front)
     up = up if float(up.norm()) > 1e-3 else level_up(-rotations[0, 1], front)

@@ -59,8 +59,10 @@ def driver_of_dataset(options: DataOptions) -> Driver:
 
 
 def driver_of_file(path: Path) -> Driver:
-    """The motion in an avatar's or a tracker's `.npz`."""
-    return Driver(read_motion_file(path.expanduser()), path, None)
+    """The motion in an avatar's or a tracker's `.npz`. One that lies in a run is of the run's edition."""
+    file = Path(os.path.expanduser(path))
+    motion = read_motion_file(file)
+    return Driver(motion, path, edition_of_run(file.resolve().parent.parent.parent) or None)
 
 
 def drive(
@@ -100,11 +102,17 @@ def drive(
 
 def avatar_edition(own: LoadedAvatar, rig: FlameRig) -> str:
     """What the model calls itself; if that is only FLAME, the edition that its dataset named, if it did."""
-    facts = Path(own.options.run.model_path) / RUN_FACTS
+    said = edition_of_run(Path(own.options.run.model_path))
+    return said if said and rig.edition == FLAME else rig.edition
+
+
+def edition_of_run(folder: Path) -> str:
+    """What `run.json` says about the motion's face model; empty if it says nothing or there is none."""
+    facts = folder / RUN_FACTS
     said = read_object(facts).get("edition", "") if facts.is_file() else ""
     if not isinstance(said, str):
         raise InputError(facts, "edition", f"found {said!r}, expected text")
-    return said if said and rig.edition == FLAME else rig.edition
+    return said
 
 
 def same_person(mine: Motion, his: Motion) -> bool:

@@ -6,11 +6,12 @@ import math
 
 import torch
 
+from gaussian_renderer import Renderer
 from scene.densification import Strategy
 from scene.frames import Dataset
 from scene.gaussian_model import GaussianModel
 from utils.contracts import Frame, Rendered, Terms
-from utils.engine.build import Render, iterations_saved
+from utils.engine.build import iterations_saved
 from utils.engine.evaluate import evaluate
 from utils.engine.guard import FiniteGuard
 from utils.engine.run import Run
@@ -23,7 +24,7 @@ class Reporter:
     """Does, after each step, what is due at it. Nothing is kept before the guard has been asked."""
 
     def __init__(  # noqa: PLR0913
-        self, run: Run, data: Dataset, avatar: GaussianModel, strategy: Strategy, render: Render, guard: FiniteGuard
+        self, run: Run, data: Dataset, avatar: GaussianModel, strategy: Strategy, render: Renderer, guard: FiniteGuard
     ) -> None:
         self.run, self.data, self.avatar, self.strategy = run, data, avatar, strategy
         self.render, self.guard = render, guard
@@ -40,11 +41,12 @@ class Reporter:
             self.run.log.say(note)
 
     def step(self, step: int, frame: Frame, terms: Terms, rendered: Rendered) -> None:
-        """Report a finished step."""
+        """Report a finished step; of a batch, its last view."""
         run = self.run
         last = step == run.options.optimiser.iterations
         if step % SHOW_EVERY == 0 or last:
-            values = {name: float(value.detach()) for name, value in terms.values.items()}
+            read = torch.stack([value.detach() for value in terms.values.values()]).tolist()  # one wait for a GPU
+            values = dict(zip(terms.values, read, strict=True))
             error = (rendered.image.detach().clamp(0.0, 1.0) - frame.image).square().mean()
             values["psnr"] = -10.0 * math.log10(max(float(error), 1e-12))
             run.log.progress(step, values, len(self.avatar))
@@ -65,7 +67,7 @@ class Reporter:
         self.avatar.save(self.run.folder / "point_cloud" / f"iteration_{step}")
         offsets = self.avatar.columns["means"].detach().norm(dim=-1)
         self.run.write_facts(step, {
-            "gaussians": len(self.avatar), "pruned": self.strategy.pruned, "edition": self.data.edition,
+            "gaussians": len(self.avatar), "pruned": self.strategy.pruned, "edition": self.data.edition or self.avatar.rig.edition,
             "median_offset": round(float(offsets.median()), 6),  # from the centre of the triangle, in its scales
         })  # fmt: skip
 

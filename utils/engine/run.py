@@ -23,12 +23,14 @@ from utils.engine.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     newest_good,
+    read_object,
     save_checkpoint,
 )
 from utils.engine.log import Log
 from utils.engine.options import Options, due_at, flags_from_options
 from utils.errors import EnvironmentFault, InputError, MienError
 from utils.io.atomic import atomic_file, remove, write_json
+from utils.io.json_files import JsonObject
 
 OPTIONS, RUN_FACTS, LOCK, CHECKPOINTS = "options.json", "run.json", ".lock", "checkpoints"
 LONGEST_NAME, MOST_STEPS = 255, 10**9  # bytes; steps
@@ -72,12 +74,12 @@ class Run:
         self.seconds = 0.0
         made = not os.path.lexists(self.folder)
         self.lock = lock_folder(self.folder)
-        if chosen.overwrite:
-            clear_folder(self.folder)
         for leftover in [*self.folder.glob(".*.tmp-*"), *self.folder.glob("*/.*.tmp-*")]:
             remove(leftover)  # of a run that was killed while it wrote; the lock is ours, so nobody writes them now
         try:
             self.first = self.restore()
+            if chosen.overwrite:  # only now: a refused run leaves the one that is there alone
+                clear_folder(self.folder)
             self.write_options()
         except MienError:
             os.close(self.lock)
@@ -93,10 +95,13 @@ class Run:
         if not wanted:
             return self.start_from(self.options.run.start_checkpoint)
         if wanted == "latest" and not list_checkpoints(self.folder / CHECKPOINTS):
-            print(
-                f"{self.folder}: the run was stopped before its first checkpoint; starting from step 1", file=sys.stderr
-            )
-            return 0
+            started = read_object(self.folder / OPTIONS).get("start_checkpoint", "")
+            if not isinstance(started, str):
+                raise InputError(self.folder / OPTIONS, "start_checkpoint", f"found {started!r}, expected text")
+            self.options.run.start_checkpoint = started  # so that options.json goes on to say it
+            print(f"{self.folder}: the run was stopped before its first checkpoint; starting from "
+                  f"{started or 'step 1'}", file=sys.stderr)  # fmt: skip
+            return self.start_from(started)
         if wanted == "latest":
             path, tensors, meta, complaints = newest_good(self.folder / CHECKPOINTS)
             for line in complaints:
@@ -104,14 +109,13 @@ class Run:
         else:
             path = Path(wanted)
             tensors, meta = load_checkpoint(path)
-        inputs, options = meta.object("inputs").value, meta.object("options").value
-        for flag, fingerprint in self.inputs.items():
-            if inputs.get(flag) != fingerprint:
-                raise InputError(path, flag, "the run was made from other files", "Resume with the files of the run.")
+        self.check_inputs(path, meta)
+        options = meta.object("options").value
         for flag, value in flags_from_options(self.options).items():
             if flag not in FREE and options.get(flag) != value:
                 raise InputError(path, flag, f"found {options.get(flag)!r}, the command line says {value!r}",
-                                 "Resume with the options of the run.")  # fmt: skip
+                                 "Resume with the options of the run, or begin another from its state with "
+                                 "--start_checkpoint.")  # fmt: skip
         self.load(path, tensors)
         self.seconds = meta.number("train_seconds")
         if self.seconds < 0:
@@ -127,8 +131,16 @@ class Run:
         step, iterations = meta.integer("step", 1, MOST_STEPS), self.options.optimiser.iterations
         if step >= iterations:
             raise InputError(path, "step", f"found {step}, expected less than --iterations {iterations}")
+        self.check_inputs(path, meta)
         self.load(path, tensors)
         return step
+
+    def check_inputs(self, path: Path, meta: JsonObject) -> None:
+        """Refuse a checkpoint made from other files: it holds their motion, and Gaussians on their head."""
+        inputs = meta.object("inputs").value
+        for flag, fingerprint in self.inputs.items():
+            if inputs.get(flag) != fingerprint:
+                raise InputError(path, flag, "the run was made from other files", "Give the files of that run.")
 
     def load(self, path: Path, tensors: dict[str, Tensor]) -> None:
         """Hand a checkpoint's tensors to the parts of the run, if they fit."""
@@ -221,6 +233,11 @@ def choose_folder(options: Options) -> None:
     for checkpoint in {run.resume, run.start_checkpoint} - {"", "latest"}:
         if not os.path.isfile(Path(checkpoint) / MANIFEST):
             raise InputError(checkpoint, "", "is no checkpoint", "Give a folder RUN/checkpoints/step_N.")
+    own = (folder / CHECKPOINTS).resolve()
+    if holds_run and run.resume not in ("", "latest") and Path(run.resume).resolve().parent != own:
+        raise InputError(folder, "", f"holds another run than {run.resume}", "Choose another -m.")
+    if run.overwrite and run.start_checkpoint and Path(run.start_checkpoint).resolve().parent == own:
+        raise InputError(run.start_checkpoint, "", "belongs to the run that --overwrite replaces", "Choose another -m.")
 
 
 def lock_folder(folder: Path) -> int:
@@ -251,6 +268,6 @@ def clear_folder(folder: Path) -> None:
     names = (CHECKPOINTS, "point_cloud", "train", "val", "test", OPTIONS, RUN_FACTS, "cfg_args", "log.csv",
              "cameras.json", "render.json", "metrics.json", "results.json", "per_view.json",
              "metrics_per_view.json", "contact_sheet.png")  # fmt: skip
-    rendered = [path for split in ("train", "val", "test") for path in folder.glob(f"{split}_*/ours_*")]
+    rendered = [*folder.glob("*/ours_*")]  # of splits, drivers, motions and orbits, and export/
     for path in [folder / name for name in names] + rendered + [*folder.glob("events.out.tfevents.*")]:
         remove(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from utils.errors import InputError
 
 TAKEN = re.compile(r"(train|val|test|motion|orbit)(_.*)?|point_cloud|checkpoints|cache|export")  # folders of a run
 HELD_FRAMES = 100  # of an orbit around one moment: 4 s
+MOST_FRAMES = 100_000  # of an orbit: over an hour
 
 
 @dataclass
@@ -83,10 +85,15 @@ class Orbit:
     timestep: int  # at which the motion is held; -1: it plays, and starts again at its end
 
 
+def orbit_of(options: RenderOptions) -> Orbit:
+    return Orbit(options.orbit_degrees, options.orbit_frames, options.orbit_timestep)
+
+
 def check_options(options: RenderOptions) -> None:
     """Raise InputError for the first rule that the options break."""
     chosen, degrees, name = options.transfer, options.orbit_degrees, target_name(options.target_path)
-    orbit = Orbit(degrees, options.orbit_frames, options.orbit_timestep)
+    frames = options.orbit_frames
+    orbit, untouched = orbit_of(options), orbit_of(RenderOptions())
     driven = bool(options.target_path or options.motion_path)
     rules = [
         (not options.model_path, "--model_path", "is missing", "Give the run folder: -m RUN."),
@@ -96,9 +103,9 @@ def check_options(options: RenderOptions) -> None:
         (bool(options.target_path) and bool(TAKEN.fullmatch(name)), "--target_path", f"is called {name!r}, as a folder "
          "of the run may be", "Link to it by another name."),
         (not 0 < degrees <= 180, "--orbit_degrees", f"found {degrees}, expected more than 0, up to 180", ""),
-        (orbit.frames < 0, "--orbit_frames", f"found {orbit.frames}, expected at least 0", ""),
+        (not 0 <= frames <= MOST_FRAMES, "--orbit_frames", f"found {frames}, expected 0 to {MOST_FRAMES}", ""),
         (orbit.timestep < -1, "--orbit_timestep", f"found {orbit.timestep}, expected at least 0, or -1", ""),
-        (not options.orbit and orbit != Orbit(30.0, 0, -1), "--orbit_...", "is for orbits", "Add --orbit."),
+        (not options.orbit and orbit != untouched, "--orbit_...", "is for orbits", "Add --orbit."),
     ]  # fmt: skip
     for broken, flag, problem, advice in rules:
         if broken:
@@ -126,10 +133,9 @@ def plan(options: RenderOptions, overrides: dict[str, Any]) -> tuple[LoadedAvata
         if not options.quiet:
             print(line)
     if options.orbit:
-        orbit = Orbit(options.orbit_degrees, options.orbit_frames, options.orbit_timestep)
         name = f"{name}_orbit" if name else "orbit"
         cameras = orbit_cameras(data)
-        take = orbiting(loaded, name + suffix, orbit, cameras)
+        take = orbiting(loaded, name + suffix, orbit_of(options), cameras)
         if not cameras and not options.quiet:
             print(f"{data.source_path or 'the dataset'} is not there: the camera is fitted to the head")
         return loaded, [take]
@@ -207,7 +213,7 @@ def orbiting(loaded: LoadedAvatar, name: str, orbit: Orbit, cameras: Sequence[Ca
 
 def orbit_cameras(options: DataOptions) -> list[Camera]:
     """The cameras of the run's own dataset, training first; none if the dataset isn't there."""
-    if not options.source_path or not Path(options.source_path).expanduser().is_dir():
+    if not options.source_path or not os.path.isdir(os.path.expanduser(options.source_path)):
         return []
     views = views_without_pictures(options)
     return [view.camera for split in SPLITS for view in views[split]]

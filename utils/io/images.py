@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import struct
 import zlib
@@ -15,6 +14,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.io.atomic import atomic_file
 from utils.io.json_files import read_bytes
+from utils.io.pyav import load_pyav
 
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 512 << 20
@@ -45,6 +45,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     Raises:
         InputError: missing, truncated, damaged, over 100 megapixels, another size, 16-bit, palette, grey with alpha,
             animated, CMYK, rotated by EXIF, or another format.
+        EnvironmentFault: a JPEG, and PyAV is missing.
     """
     data = read_bytes(path, MAX_BYTES)
     header = read_header(data, path)
@@ -72,7 +73,7 @@ def refuse_damaged_scan(data: bytes, path: Path) -> None:
 
     FFmpeg's decoder can be told to stop there; its pixels are not used.
     """
-    av = importlib.import_module("av")
+    av = load_pyav()
     try:
         with av.open(io.BytesIO(data), format="jpeg_pipe") as container:
             container.streams.video[0].codec_context.options = {"err_detect": "explode"}

@@ -51,6 +51,16 @@ def read_npz(path: Path, schema: Mapping[str, Array], limits: Mapping[str, int])
     return parse_npz(read_bytes(path, MAX_BYTES), path, schema, limits)
 
 
+def refuse_unreadable(source: str | Path, where: str, numbers: int) -> None:
+    """Raise InputError if an archive of so many float32 is one that `read_npz` refuses.
+
+    For what is to be saved after hours of training: `source` and `where` name what asks for it.
+    """
+    if 4 * numbers > MAX_BYTES - RATIO_FREE_BYTES:  # headers and small arrays
+        problem = f"takes {4 * numbers} bytes in the files of an avatar, which hold at most {MAX_BYTES}"
+        raise InputError(source, where, problem, "Use fewer timesteps.")
+
+
 def parse_npz(
     data: bytes, source: str | Path, schema: Mapping[str, Array], limits: Mapping[str, int]
 ) -> dict[str, np.ndarray]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import EnvironmentFault, InputError, NumericalFault
+from utils.errors import InputError, NumericalFault
 from utils.io.atomic import atomic_file
+from utils.io.json_files import read_bytes
 
-SIZE_LIMIT = 1 << 28  # bytes; FLAME's file has 1 MB
+MAX_BYTES = 1 << 25  # FLAME's file has 1 MB; as words, text takes forty times its size
 REDO = "Export it again as triangles"
 Row = tuple[int, list[str]]  # line number, words after the first
 
@@ -44,8 +45,7 @@ def read_obj(path: Path) -> ObjMesh:
     """Read vertices, triangles and their texture coordinates; normals, groups and materials are passed over.
 
     Raises:
-        InputError: not an OBJ file of triangles, or an index that points nowhere; names the line.
-        EnvironmentFault: the file can't be opened.
+        InputError: no file, not an OBJ file of triangles, or an index that points nowhere; names the line.
     """
     rows = _rows(path)
     vertices = _numbers(path, rows["v"], 3)
@@ -162,11 +162,7 @@ def _text(pattern: str, table: np.ndarray) -> str:
 def _rows(path: Path) -> dict[str, list[Row]]:
     """Lines of the kinds v, vt and f."""
     try:
-        if path.stat().st_size > SIZE_LIMIT:
-            raise InputError(path, "", f"has {path.stat().st_size} bytes, expected at most {SIZE_LIMIT}")
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise EnvironmentFault(f"{path}: can't be read: {error.strerror or error}") from error
+        text = read_bytes(path, MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(path, f"byte {error.start}", "is not text, expected an OBJ file") from error
     rows: dict[str, list[Row]] = {"v": [], "vt": [], "f": []}
@@ -180,10 +176,15 @@ def _rows(path: Path) -> dict[str, list[Row]]:
 def _numbers(path: Path, rows: list[Row], width: int) -> np.ndarray:
     """The first `width` numbers of each row, [N, width] float32."""
 
+    def plain(words: list[str]) -> bool:
+        return not any("_" in word for word in words[:width])  # Python reads 1_000, no other program does
+
     def usable(words: list[str]) -> bool:
         try:
-            return len(words) >= width and bool(
-                np.isfinite(np.array(words[:width], np.float64).astype(np.float32)).all()
+            return (
+                len(words) >= width
+                and plain(words)
+                and bool(np.isfinite(np.array(words[:width], np.float64).astype(np.float32)).all())
             )
         except ValueError:
             return False
@@ -191,7 +192,7 @@ def _numbers(path: Path, rows: list[Row], width: int) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):
             table = np.array([words[:width] for _, words in rows], np.float64).reshape(-1, width).astype(np.float32)
-            if len(table) == len(rows) and np.isfinite(table).all():
+            if len(table) == len(rows) and np.isfinite(table).all() and all(plain(words) for _, words in rows):
                 return table
     except ValueError:
         pass

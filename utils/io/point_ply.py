@@ -90,13 +90,27 @@ def _text_rows(path: Path, body: bytes, count: int, row: np.dtype) -> np.ndarray
         problem = f"promises {count} vertices, but {len(lines)} lines follow"
         raise InputError(path, "header", problem, "Copy or write the file again.")
     table = np.empty(count, row)
-    kinds = [int if row[name].kind in "iu" else float for name in row.names or ()]
+    limits = [_limits(row[name]) for name in row.names or ()]
     for i, line in enumerate(lines[:count]):
         words = line.split()
         try:
-            if len(words) != len(kinds):
-                raise ValueError(f"found {len(words)} numbers, expected {len(kinds)}")
-            table[i] = tuple(kind(word) for kind, word in zip(kinds, words, strict=True))
+            if len(words) != len(limits):
+                raise ValueError(f"found {len(words)} numbers, expected {len(limits)}")
+            table[i] = tuple(_number(word, limit) for word, limit in zip(words, limits, strict=True))
         except (ValueError, OverflowError) as error:
             raise InputError(path, f"vertex {i}", f"is no row of numbers of their types: {error}") from error
     return table
+
+
+def _limits(kind: np.dtype) -> tuple[int, int] | None:
+    """Smallest and largest integer of a type; None for floating point."""
+    return None if kind.kind == "f" else (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+
+
+def _number(word: bytes, limits: tuple[int, int] | None) -> int | float:
+    if limits is None:
+        return float(word)
+    value = int(word)
+    if not limits[0] <= value <= limits[1]:  # NumPy 1 would wrap it
+        raise ValueError(f"found {value}, expected {limits[0]} to {limits[1]}")
+    return value

@@ -230,7 +230,10 @@ def encode_png_16(image: np.ndarray) -> bytes:
     """PNG bytes of uint16 [H, W]."""
     if image.dtype != np.uint16 or image.ndim != 2:
         raise ValueError(f"found {image.dtype} {image.shape}, expected uint16 [H, W]")
-    return cv2.imencode(".png", image)[1].tobytes()
+    done, data = cv2.imencode(".png", image)
+    if not done:
+        raise ValueError(f"OpenCV could not encode a picture of shape {image.shape}")
+    return data.tobytes()
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -17,6 +17,7 @@ import numpy as np
 from utils.errors import EnvironmentFault, InputError
 from utils.io.atomic import atomic_file
 from utils.io.images import MAX_PIXELS
+from utils.io.pyav import load_pyav as _pyav
 
 CRF = "18"  # visually lossless for libx264
 BT709 = 1  # the number of this colour space, transfer and set of primaries in ITU-T H.273
@@ -266,11 +267,3 @@ def _opened_stream(path: Path) -> Iterator[tuple[Any, Any]]:
             if not 0 < width * height <= MAX_PIXELS:
                 raise InputError(path, "", f"found {width}x{height} pixels, expected 1 to {MAX_PIXELS} pixels")
             yield container, stream
-
-
-def _pyav() -> ModuleType:
-    try:
-        import av
-    except ImportError as error:
-        raise EnvironmentFault("videos need PyAV, which is not installed; run `pip install av`") from error
-    return av
