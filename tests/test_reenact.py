@@ -16,7 +16,7 @@ from tests.scene.avatars import TIMESTEPS, avatar, motion
 from utils.contracts import Motion
 from utils.engine.build import LoadedAvatar
 from utils.engine.options import options_from_flags
-from utils.engine.reenact import Driver, drive, relative_motion, same_person, target_name
+from utils.engine.reenact import Driver, drive, driver_of_file, relative_motion, same_person, target_name
 from utils.errors import InputError
 
 SOURCE = Path("driver.npz")
@@ -207,3 +207,15 @@ def test_names_of_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path / "real")
     assert [target_name(path) for path in (".", "../link/", "../real")] == ["real", "link", "real"]
+
+
+@pytest.mark.parametrize("written, expected", [("other", "other"), ("", None), (None, None)])
+def test_a_motion_file_inside_a_run_is_of_its_edition(
+    tmp_path: Path, written: str | None, expected: str | None
+) -> None:
+    model = avatar(tmp_path)
+    saved = tmp_path / "run/point_cloud/iteration_3"
+    model.save(saved)
+    if written is not None:
+        (tmp_path / "run/run.json").write_text(json.dumps({"iteration": 3, "edition": written}))
+    assert driver_of_file(saved / "flame_param.npz").edition == expected

@@ -67,7 +67,8 @@ class Reporter:
         self.avatar.save(self.run.folder / "point_cloud" / f"iteration_{step}")
         offsets = self.avatar.columns["means"].detach().norm(dim=-1)
         self.run.write_facts(step, {
-            "gaussians": len(self.avatar), "pruned": self.strategy.pruned, "edition": self.data.edition or self.avatar.rig.edition,
+            "gaussians": len(self.avatar), "pruned": self.strategy.pruned,
+            "edition": self.data.edition or self.avatar.rig.edition,
             "median_offset": round(float(offsets.median()), 6),  # from the centre of the triangle, in its scales
         })  # fmt: skip
 
