@@ -246,6 +246,9 @@ def main(argv: list[str]) -> None:
         views = measure_views(one, distances, threads, options.quiet)
         metrics = write_results(one, views, distances)
         print(table(one.run, metrics))
+        if "test" not in views and not options.quiet:
+            name = one_line(str(one.run))
+            print(f"{name}: no take `test`, so no results.json and per_view.json, which are about it", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from arguments.flags import OneLineParser, add_flags
+from arguments.overrides import add_overrides, typed_overrides
 from utils.contracts import Frame, Mesh, Rendered
 from utils.engine.build import LoadedAvatar
 from utils.engine.device import check_device
 from utils.engine.mesh_overlay import overlay
-from utils.engine.overrides import add_overrides, typed_overrides
 from utils.engine.shots import RenderOptions, Shot, Take, check_options, plan
 from utils.errors import InputError, NumericalFault, run_main
 from utils.io.atomic import write_json

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from arguments.flags import OneLineParser
+from arguments.overrides import add_overrides, typed_overrides
 from gaussian_renderer import Renderer, build_renderer
 from scene.gaussian_model import GaussianModel
 from utils.contracts import Camera
@@ -33,13 +34,13 @@ from utils.engine.check import check
 from utils.engine.device import check_device
 from utils.engine.options import options_from_flags
 from utils.engine.orbit import around_head
-from utils.engine.overrides import add_overrides, typed_overrides
 from utils.errors import InputError, run_main
 from utils.io.atomic import write_json
 from utils.io.images import to_uint8, write_png
 from utils.io.progress import progress
 
 WARM_UP = 10
+HEIGHT, WIDTH = 802, 550  # of the original's benchmark
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -52,8 +53,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--no_dataset", action="store_true", help="a frontal view of --height x --width instead")
     parser.add_argument("--timestep", type=int, default=0, help="moment of the motion that is posed")
     parser.add_argument("--n_iter", type=int, default=500, help="repeats [500]")
-    parser.add_argument("--height", type=int, default=802, help="pixels, without a dataset [802]")
-    parser.add_argument("--width", type=int, default=550, help="pixels, without a dataset [550]")
+    parser.add_argument("--height", type=int, default=0, help="pixels, without a dataset [802]")
+    parser.add_argument("--width", type=int, default=0, help="pixels, without a dataset [550]")
     parser.add_argument(
         "--vis", nargs="?", const="benchmark_fps.png", default="", metavar="PNG", help="keep the picture"
     )
@@ -64,6 +65,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if bool(options.model_path) == bool(options.point_path):
         raise InputError("command line", "--model_path", "give either a run or --point_path")
+    if options.model_path and not options.no_dataset and (options.height or options.width):
+        raise InputError("command line", "--height/--width", "the dataset has its own size", "Add --no_dataset.")
+    options.height, options.width = options.height or HEIGHT, options.width or WIDTH
     for name in ("n_iter", "height", "width"):
         if not 1 <= getattr(options, name) <= 65535:
             raise InputError("command line", f"--{name}", f"found {getattr(options, name)}, expected 1 to 65535")

@@ -22,10 +22,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from arguments.flags import OneLineParser
+from arguments.overrides import add_overrides, typed_overrides
 from scene.gaussian_model import GaussianModel
 from utils.contracts import Splats
 from utils.engine.build import load_avatar
-from utils.engine.overrides import add_overrides, typed_overrides
 from utils.errors import InputError, run_main
 from utils.io.gltf import write_mesh_glb, write_splats_glb
 from utils.io.obj import UvLayout, cylindrical_layout, template_layout, write_obj

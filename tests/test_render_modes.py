@@ -163,7 +163,7 @@ def test_an_avatars_own_motion_file_repeats_its_own_renders(run: Path) -> None:
     motion = run / "point_cloud" / f"iteration_{ITERATIONS}" / "flame_param.npz"
     assert go(run, "--skip_train", "--skip_test") == 0
     assert go(run, "--motion_path", str(motion)) == 0
-    found, expected = (run / name / f"ours_{ITERATIONS}" / "renders" for name in ("motion_flame_param", "val"))
+    found, expected = (run / name / f"ours_{ITERATIONS}" / "renders" for name in (f"motion_{run.name}", "val"))
     assert len(pictures(found)) == TIMESTEPS > len(pictures(expected)) == TRAIN_TIMESTEPS
     for k, picture in enumerate(pictures(expected)):
         assert np.array_equal(pictures(found)[k], picture)
@@ -174,7 +174,7 @@ def test_motion_seen_from_an_orbit_needs_no_data(run: Path, trained: Path) -> No
     motion = run / "point_cloud" / f"iteration_{ITERATIONS}" / "flame_param.npz"
     flags = ["--orbit", "--orbit_frames", "2", "--render_mesh", "--rasterizer", "reference"]
     assert go(run, "-s", "/gone", "--motion_path", str(motion), *flags) == 0
-    found = pictures(run / "motion_flame_param_orbit" / f"ours_{ITERATIONS}" / "renders_mesh")
+    found = pictures(run / f"motion_{run.name}_orbit" / f"ours_{ITERATIONS}" / "renders_mesh")
     assert len(found) == 2 and found[0].shape == (512, 512, 3)
     loaded = load_avatar(run)
     with torch.no_grad():

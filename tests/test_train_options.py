@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import render
 import train
 from arguments import parse, read_preset
 from tests.test_train import SCHEDULE, digests, run
@@ -18,6 +19,7 @@ from utils.engine.build import load_avatar, load_run
 from utils.engine.checkpoint import load_checkpoint
 from utils.engine.options import due_at
 from utils.errors import InputError, run_main
+from utils.io.images import read_image
 
 
 @pytest.fixture(scope="module")
@@ -247,3 +249,44 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_again_from_the_start_c
     assert run(tmp_path / "run", flags, "--resume") == 0
     assert digests(tmp_path / "run", 8) == digests(plain, 8)
     assert json.loads((tmp_path / "run/options.json").read_text())["start_checkpoint"] == checkpoint
+
+
+def test_cameras_that_never_see_the_head_are_refused(
+    tmp_path: Path, flags: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With OpenCV axes in a file of OpenGL axes every camera looks away: a whole run would be lost."""
+    capture = tmp_path / "capture"
+    shutil.copytree(Path(flags[flags.index("-s") + 1]), capture)
+    for split in ("train", "val", "test"):
+        path = capture / f"transforms_{split}.json"
+        content = json.loads(path.read_text())
+        for frame in content["frames"]:
+            frame["transform_matrix"] = [[a, -b, -c, d] for a, b, c, d in frame["transform_matrix"]]
+        path.write_text(json.dumps(content))
+    assert run(tmp_path / "run", flags, "-s", str(capture)) == 2
+    error = capfd.readouterr().err
+    assert "no vertex of the mesh is in the picture, here and in 5 other training views" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_that_were_asked_for_stay(tmp_path: Path, flags: list[str]) -> None:
+    words = [*flags, "--iterations", "7", "--checkpoint_iterations", "1", "3", "5"]
+    assert run(tmp_path / "run", words) == 0
+    assert sorted(path.name[-1] for path in (tmp_path / "run/checkpoints").glob("step_*")) == ["1", "3", "5", "7"]
+
+
+def test_the_originals_rendering_flags_are_taken(
+    tmp_path: Path, plain: Path, flags: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its render.py knows every loading flag; what an avatar is can't be changed there."""
+    shutil.copytree(plain, tmp_path / "run")
+    words = ["-m", str(tmp_path / "run"), "--quiet", "--eval", "-w", "-r", "2", "-i", "images", "--bind_to_mesh"]
+    assert run_main(render.main, [*words, "--sh_degree", "3", "--convert_SHs_python", "--skip_train"]) == 0
+    assert read_image(tmp_path / "run/val/ours_8/renders/00000.png").shape == (10, 12, 3)
+    assert run_main(render.main, [*words, "--sh_degree", "2"]) == 2
+    assert "--sh_degree: found 2, the run was trained with 3" in capfd.readouterr().err
+
+
+def test_train_sends_targets_to_render(flags: list[str]) -> None:
+    with pytest.raises(InputError, match="--target_path: is for rendering"):
+        parse([*flags, "-t", "x"], "train.py")

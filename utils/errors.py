@@ -7,6 +7,7 @@ Exit codes: 2 bad input, 3 environment (disk, permission, lock, device), 4 numer
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
@@ -44,6 +45,13 @@ class EnvironmentFault(MienError):
     """The machine refuses: disk full, no permission, folder in use, device missing."""
 
     exit_code = 3
+
+
+def disk_advice(error: OSError) -> str:
+    """What to do when a file can't be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Free some space and run the command again; training goes on with --resume."
+    return "Choose a folder that can be written."
 
 
 class NumericalFault(MienError):

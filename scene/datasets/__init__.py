@@ -70,5 +70,6 @@ def check_loading(source: Path, options: DataOptions, cache: Path) -> Path:
         raise InputError("command line", "--image_memory_gb", f"found {options.image_memory_gb}, expected >= 0")
     cache = Path(os.path.expanduser(options.cache_dir)) if options.cache_dir else cache
     if cache.resolve().is_relative_to(source.resolve()):
-        raise InputError("command line", "--cache_dir", f"{cache} lies inside the dataset", "Choose another folder.")
+        flag = "--cache_dir" if options.cache_dir else "--model_path"
+        raise InputError("command line", flag, f"{cache} lies inside the dataset", "Choose another folder.")
     return cache

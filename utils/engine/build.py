@@ -25,6 +25,7 @@ from utils.engine.device import check_device
 from utils.engine.options import Options, options_from_flags
 from utils.engine.run import OPTIONS, RUN_FACTS
 from utils.errors import InputError
+from utils.maths.projection import project, to_camera
 from utils.maths.random import generator
 
 HEAD_EXTENTS = (
@@ -32,6 +33,8 @@ HEAD_EXTENTS = (
 )
 
 
+SAME = ("sh_degree", "bind_to_mesh", "disable_flame_static_offset", "not_finetune_flame_params")  # what an avatar is
+VIEWS_LOOKED_AT = 24
 STATIC_EXTENT = 1e-4  # metres: cameras closer together than this are one
 UNBOUND_POINTS, UNBOUND_SIDE = 50_000, 0.3  # metres: a head at the origin of a tracked capture, if nothing is bound
 
@@ -86,8 +89,25 @@ def build_avatar(options: Options, dataset: Dataset, rig: Rig) -> GaussianModel:
     if not len(dataset.train):
         raise InputError(options.data.source_path, "", "has no training frames",
                          "Choose another --select_camera_id, or leave out --eval.")  # fmt: skip
+    if rig.bound:
+        refuse_unseen(dataset, rig)
     points = None if rig.bound else dataset.points or points_around_origin(options.run.seed)
     return model_class(rig).on_rig(rig, options.model, options.run.seed, options.run.device, points)
+
+
+@torch.no_grad()
+def refuse_unseen(dataset: Dataset, rig: Rig) -> None:
+    """Raise InputError if the posed mesh is in the picture of none of some training views: the cameras are wrong."""
+    views = dataset.train.views[:: max(1, len(dataset.train) // VIEWS_LOOKED_AT)]
+    for view in views:
+        points = to_camera(rig(view.timestep).vertices.cpu(), view.camera.world_to_camera)
+        pixels = project(points, view.camera.intrinsics)
+        inside = (pixels >= 0) & (pixels < torch.tensor([view.camera.width, view.camera.height]))
+        if bool((inside.all(dim=1) & (points[:, 2] > view.camera.near)).any()):
+            return
+    raise InputError(dataset.source, views[0].name, "no vertex of the mesh is in the picture, here and in "
+                     f"{len(views) - 1} other training views", "scripts/inspect_dataset.py finds out what is wrong "
+                     "with the cameras.")  # fmt: skip
 
 
 def points_around_origin(seed: int) -> Points:
@@ -213,6 +233,10 @@ def saved_options(folder: Path, overrides: Mapping[str, Any] | None = None) -> O
         flat = read_cfg_args(source)
     else:
         raise InputError(source, "", "is missing, expected a run folder", "Train first: train.py -m FOLDER.")
+    for name in SAME:
+        if name in flat and (overrides or {}).get(name, flat[name]) != flat[name]:
+            problem = f"found {(overrides or {})[name]}, the run was trained with {flat[name]}"
+            raise InputError("command line", f"--{name}", problem, "Leave it out.")
     options = options_from_flags({**flat, "model_path": str(folder), **(overrides or {})}, source)
     check(options, source)
     return options

@@ -12,7 +12,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import safetensors.torch
 from torch import Tensor
 
 from scene.gaussian_model import COLUMNS
-from utils.errors import EnvironmentFault, InputError
+from utils.errors import EnvironmentFault, InputError, disk_advice
 from utils.io.atomic import fsync_folder, remove, write_json
 from utils.io.json_files import JsonObject, read_json
 
@@ -30,8 +30,10 @@ KEEP = 2
 TENSORS, META, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
-def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
-    """Write `folder/step_N` and drop all but the newest two.
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], named: Collection[int] = ()
+) -> Path:
+    """Write `folder/step_N` and drop all but the newest two and the steps `named` by the user.
 
     Raises:
         EnvironmentFault: the disk is full or not writable; what was there stays as it was.
@@ -53,11 +55,13 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
         fsync_folder(folder)
     except OSError as error:
         free = shutil.disk_usage(folder.parent).free >> 20
-        raise EnvironmentFault(f"{target}: can't be written: {error.strerror or error}; {free} MiB are free") from error
+        problem = f"{target}: can't be written: {error.strerror or error}; {free} MiB are free"
+        raise EnvironmentFault(f"{problem}. {disk_advice(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in list_checkpoints(folder)[KEEP:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if int(old.name[5:]) not in named:
+            shutil.rmtree(old, ignore_errors=True)
     return target
 
 

@@ -90,7 +90,12 @@ def inspect(options: InspectionOptions) -> Inspection:
     report.sections.append(motion_section(survey.capture, survey.labels))
     rig = add_model(report, survey.capture, format_, options, trained, folder)
     if rig is not None and rig.bound and everything:
-        report.sections.append(mesh_section(survey.capture, everything, looks, rig, options.data))
+        section = mesh_section(survey.capture, everything, looks, rig, options.data)
+        report.sections.append(section)
+        if section.values["behind"] + section.values["outside"] == 1.0:
+            report.faults.add(
+                "mesh", InputError(folder, "", "the mesh is in none of the pictures", "See the warnings.")
+            )
     bound = rig if rig is not None and rig.bound else None
     return Inspection(report, sheet(everything or loose, looks, bound if everything else None, options.data))
 

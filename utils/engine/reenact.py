@@ -166,3 +166,10 @@ def mean_rotation(quaternions: Tensor) -> Tensor:
 def target_name(path: str) -> str:
     """The name of a target folder, also for `.` and `target/`; a link keeps its own name."""
     return os.path.basename(os.path.abspath(os.path.expanduser(path)))
+
+
+def motion_name(path: str) -> str:
+    """The folder for pictures of a motion file; all avatars' have one name, so they are called after their run."""
+    file = Path(os.path.abspath(os.path.expanduser(path)))
+    run = file.parent.parent.parent.name if file.parent.parent.name == "point_cloud" else ""
+    return f"motion_{run or file.stem}"

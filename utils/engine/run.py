@@ -28,7 +28,7 @@ from utils.engine.checkpoint import (
 )
 from utils.engine.log import Log
 from utils.engine.options import Options, due_at, flags_from_options
-from utils.errors import EnvironmentFault, InputError, MienError
+from utils.errors import EnvironmentFault, InputError, MienError, disk_advice
 from utils.io.atomic import atomic_file, remove, write_json
 from utils.io.json_files import JsonObject
 
@@ -188,7 +188,8 @@ class Run:
         """Write everything that a bit-identical continuation needs."""
         meta: dict[str, Any] = {"inputs": self.inputs, "options": flags_from_options(self.options),
                                 "train_seconds": self.elapsed()}  # fmt: skip
-        save_checkpoint(self.folder / CHECKPOINTS, step, self.tensors(), meta)
+        named = self.options.run.checkpoint_iterations
+        save_checkpoint(self.folder / CHECKPOINTS, step, self.tensors(), meta, named)
 
     def elapsed(self) -> float:
         """Seconds spent training, resumed parts included."""
@@ -221,6 +222,7 @@ def choose_folder(options: Options) -> None:
         raise InputError(folder, "", "is no folder", "Choose another -m.")
     if len(os.fsencode(folder.name)) > LONGEST_NAME:
         raise InputError(folder, "", f"has a name of over {LONGEST_NAME} bytes", "Choose another -m.")
+    refuse_if_held(folder)
     holds_run = os.path.lexists(folder / OPTIONS)
     if holds_run and not run.resume and not run.overwrite:
         raise InputError(folder, "", "already holds a run", "Continue it with --resume, replace it with --overwrite, "
@@ -240,6 +242,28 @@ def choose_folder(options: Options) -> None:
         raise InputError(run.start_checkpoint, "", "belongs to the run that --overwrite replaces", "Choose another -m.")
 
 
+def refuse_if_held(folder: Path) -> None:
+    """Raise EnvironmentFault if another process trains in the folder; makes and changes nothing."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return  # there is no lock, or none that a run has made: locking itself will say
+    try:
+        hold(folder, descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def hold(folder: Path, descriptor: int, kind: int) -> None:
+    """Lock a run's lock file; raises EnvironmentFault naming the process that holds it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+        raise EnvironmentFault(f"{folder}: another run is training in this folder ({holder}). Wait for it, or choose "
+                               "another -m.") from error  # fmt: skip
+
+
 def lock_folder(folder: Path) -> int:
     """Make the folder and hold it for this process; the operating system lets go when the process ends.
 
@@ -250,14 +274,14 @@ def lock_folder(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise EnvironmentFault(f"{folder}: can't be written: {error.strerror or error}") from error
+        raise EnvironmentFault(
+            f"{folder}: can't be written: {error.strerror or error}. {disk_advice(error)}"
+        ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+        hold(folder, descriptor, fcntl.LOCK_EX)
+    except EnvironmentFault:
         os.close(descriptor)
-        raise EnvironmentFault(f"{folder}: another run is training in this folder ({holder}). Wait for it, or choose "
-                               "another -m.") from error  # fmt: skip
+        raise
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
     return descriptor

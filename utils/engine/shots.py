@@ -17,7 +17,15 @@ from scene.frames import Split, View, background_colour
 from utils.contracts import Camera, Frame
 from utils.engine.build import LoadedAvatar, LoadedRun, load_avatar, load_run, open_data
 from utils.engine.orbit import around_head, around_scene, swing
-from utils.engine.reenact import TRANSFERS, drive, driver_of_dataset, driver_of_file, target_name, target_options
+from utils.engine.reenact import (
+    TRANSFERS,
+    drive,
+    driver_of_dataset,
+    driver_of_file,
+    motion_name,
+    target_name,
+    target_options,
+)
 from utils.errors import InputError
 
 TAKEN = re.compile(r"(train|val|test|motion|orbit)(_.*)?|point_cloud|checkpoints|cache|export")  # folders of a run
@@ -95,6 +103,7 @@ def check_options(options: RenderOptions) -> None:
     frames = options.orbit_frames
     orbit, untouched = orbit_of(options), orbit_of(RenderOptions())
     driven = bool(options.target_path or options.motion_path)
+    skips = options.skip_train or options.skip_val or options.skip_test
     rules = [
         (not options.model_path, "--model_path", "is missing", "Give the run folder: -m RUN."),
         (bool(options.target_path and options.motion_path), "--motion_path", "contradicts --target_path", "Give one."),
@@ -105,6 +114,7 @@ def check_options(options: RenderOptions) -> None:
         (not 0 < degrees <= 180, "--orbit_degrees", f"found {degrees}, expected more than 0, up to 180", ""),
         (not 0 <= frames <= MOST_FRAMES, "--orbit_frames", f"found {frames}, expected 0 to {MOST_FRAMES}", ""),
         (orbit.timestep < -1, "--orbit_timestep", f"found {orbit.timestep}, expected at least 0, or -1", ""),
+        (skips and (driven or options.orbit), "--skip_...", "is for the run's own dataset", "Leave it out."),
         (not options.orbit and orbit != untouched, "--orbit_...", "is for orbits", "Add --orbit."),
     ]  # fmt: skip
     for broken, flag, problem, advice in rules:
@@ -126,7 +136,7 @@ def plan(options: RenderOptions, overrides: dict[str, Any]) -> tuple[LoadedAvata
         data, name = target_options(loaded, options.target_path, overrides), target_name(options.target_path)
         driver = driver_of_dataset(data)
     elif options.motion_path:
-        driver, name = driver_of_file(Path(options.motion_path)), f"motion_{Path(options.motion_path).stem}"
+        driver, name = driver_of_file(Path(options.motion_path)), motion_name(options.motion_path)
     if driver is not None:
         driven, line = drive(loaded, driver, options.transfer, options.assume_same_edition)
         loaded = replace(loaded, avatar=driven)

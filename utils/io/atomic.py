@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import EnvironmentFault
+from utils.errors import EnvironmentFault, disk_advice
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
-        raise EnvironmentFault(f"{path}: can't be written: {error.strerror or error}") from error
+        raise EnvironmentFault(f"{path}: can't be written: {error.strerror or error}. {disk_advice(error)}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
