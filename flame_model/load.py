@@ -20,6 +20,7 @@ MASKS_NAME = "FLAME_masks.pkl"
 PAGE = "https://flame.is.tue.mpg.de"
 JOINTS = 5
 IDENTITY_DIRS = 300
+LARGEST = 1e4  # metres: generous, other units are for inspection to find
 
 MASK_NAMES = (
     *("face", "neck", "scalp", "boundary", "right_eyeball", "left_eyeball", "right_ear", "left_ear"),
@@ -63,6 +64,10 @@ def load_flame(path: Path | str) -> FlameAssets:
     reader = ArrayFields(fields, path, len(data))
 
     template = reader.floats("v_template", (None, 3))
+    if not np.abs(template).max(initial=0.0) <= LARGEST:
+        row = int(np.abs(template).max(axis=1).argmax())
+        problem = f"found vertex {row} at {np.abs(template).max():.3g} m, expected a head in metres"
+        raise InputError(path, "v_template", problem)
     n_vertices = len(template)
     shape_dirs = reader.floats("shapedirs", (n_vertices, 3, None))
     if shape_dirs.shape[2] <= IDENTITY_DIRS:

@@ -138,9 +138,7 @@ def broken() -> Iterator[Case]:
     for value in (np.nan, np.inf, -np.inf):
         yield mesh(f"a vertex at {value}", vertex(value), Refused((r"head\.pkl", "v_template")))
     yield mesh("a vertex at 1e300", vertex(1e300), Refused((r"head\.pkl", "v_template")))
-    yield mesh(
-        "a vertex at 1e38", vertex(1e38), Refused((r"head\.pkl|iteration 1", ""), (2, 4), writes=True, check=finite)
-    )
+    yield mesh("a vertex at 1e38", vertex(1e38), Refused((r"head\.pkl", "v_template")))
 
 
 def views() -> Iterator[Case]:
