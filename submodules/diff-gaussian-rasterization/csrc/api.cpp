@@ -16,7 +16,7 @@ void set_last_error(const char* text) { last_error = text; }
 MIEN_API const char* mien_last_error() { return mien::last_error.c_str(); }
 
 // Version of the C interface; it changes whenever a signature does.
-MIEN_API int mien_abi_version() { return 1; }
+MIEN_API int mien_abi_version() { return 2; }
 
 // Chooses the instruction set. To be called once after loading; fails if MIEN_ISA asks for what this CPU lacks.
 MIEN_API int mien_initialise() {

@@ -7,7 +7,7 @@ import functools
 import os
 from pathlib import Path
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 
 class NonFiniteError(ValueError):

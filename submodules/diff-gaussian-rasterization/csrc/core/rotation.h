@@ -11,6 +11,18 @@ struct Quat {
     T w, x, y, z;
 };
 
+template <class T>
+inline Quat<T> conjugate(const Quat<T>& q) {
+    return {q.w, -q.x, -q.y, -q.z};
+}
+
+// Hamilton product: the rotation that applies q first, then p.
+template <class T>
+inline Quat<T> operator*(const Quat<T>& p, const Quat<T>& q) {
+    return {p.w * q.w - p.x * q.x - p.y * q.y - p.z * q.z, p.w * q.x + p.x * q.w + p.y * q.z - p.z * q.y,
+            p.w * q.y - p.x * q.z + p.y * q.w + p.z * q.x, p.w * q.z + p.x * q.y - p.y * q.x + p.z * q.w};
+}
+
 // 1 / |q|; a zero quaternion counts as the identity rotation, as in torch.nn.functional.normalize.
 template <class T>
 inline T inverse_length(const Quat<T>& q) {

@@ -38,6 +38,26 @@ inline Float exp2(Float x) {
     return scale_by_power(p, whole);
 }
 
+// e^x with relative error below 2e-7: 0 below -87.3, infinity above 88.7, NaN for NaN. Taylor series of the rest that
+// is left of x after whole powers of two, subtracted in two parts.
+inline Float exp(Float x) {
+    const Float low(-87.3f), high(88.7f);
+    const Float bounded = select(x < low, low, select(x > high, high, x));
+    Float whole = round(bounded * Float(1.44269504f));
+    whole = select(whole == whole, whole, Float(0.0f));  // the conversion to an integer wants no NaN
+    const Float f = fnma(whole, Float(-2.12194440e-4f), fnma(whole, Float(0.693359375f), bounded));
+    Float p(1.0f / 5040.0f);
+    p = fma(p, f, Float(1.0f / 720.0f));
+    p = fma(p, f, Float(1.0f / 120.0f));
+    p = fma(p, f, Float(1.0f / 24.0f));
+    p = fma(p, f, Float(1.0f / 6.0f));
+    p = fma(p, f, Float(0.5f));
+    p = fma(p, f, Float(1.0f));
+    p = fma(p, f, Float(1.0f));
+    const Float value = scale_by_power(p, whole);
+    return select(x < low, Float(0.0f), select(x > high, Float(__builtin_inff()), value));
+}
+
 #if !defined(MIEN_ISA_scalar)
 // log2(x) with absolute error below 3e-7 (relative below 1e-6), for positive normal x: exponent + 2 atanh((m - 1) / (m
 // + 1)) / ln 2.
@@ -77,6 +97,10 @@ inline void bits_to_rows(const uint64_t* columns, uint16_t* rows) {
 // the last one.
 template <int columns>
 inline void load_columns(Float* out, const float* base, int64_t stride, int rows) {
+#if !defined(MIEN_ISA_scalar)
+    if constexpr (columns == 3 || columns == 4)
+        if (stride == columns && rows >= kLanes) return load_packed<columns>(out, base);
+#endif
     for (int first = 0; first < columns; first += kLanes) {
         const int width = columns - first < kLanes ? columns - first : kLanes;
         Float r[kLanes];
@@ -92,6 +116,10 @@ inline void load_columns(Float* out, const float* base, int64_t stride, int rows
 // The inverse of load_columns; rows from `rows` on are not written.
 template <int columns>
 inline void store_columns(const Float* in, float* base, int64_t stride, int rows) {
+#if !defined(MIEN_ISA_scalar)
+    if constexpr (columns == 3 || columns == 4)
+        if (stride == columns && rows >= kLanes) return store_packed<columns>(in, base);
+#endif
     for (int first = 0; first < columns; first += kLanes) {
         const int width = columns - first < kLanes ? columns - first : kLanes;
         Float r[kLanes];

@@ -95,6 +95,66 @@ inline void transpose(Float* r) {
     }
 }
 
+// r[i] = the quarter-rows i and i + `step` of a packed array, in the low and the high half.
+template <int step>
+inline void load_halves(__m256* r, const float* base) {
+    for (int i = 0; i < step; ++i)
+        r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(base + 4 * i)),
+                                    _mm_loadu_ps(base + 4 * (i + step)), 1);
+}
+template <int step>
+inline void store_halves(const __m256* r, float* base) {
+    for (int i = 0; i < step; ++i) {
+        _mm_storeu_ps(base + 4 * i, _mm256_castps256_ps128(r[i]));
+        _mm_storeu_ps(base + 4 * (i + step), _mm256_extractf128_ps(r[i], 1));
+    }
+}
+
+// Transposes the 4 x 4 matrices in the low and in the high halves.
+inline void transpose_halves(const __m256* r, __m256* out) {
+    const __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+    const __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
+    out[0] = _mm256_shuffle_ps(a, c, 0x44), out[1] = _mm256_shuffle_ps(a, c, 0xee);
+    out[2] = _mm256_shuffle_ps(b, d, 0x44), out[3] = _mm256_shuffle_ps(b, d, 0xee);
+}
+
+// out[c] = column c of 8 rows of three or four floats, one after the other.
+template <int columns>
+inline void load_packed(Float* out, const float* base) {
+    __m256 r[4], t[4];
+    load_halves<columns>(r, base);
+    if constexpr (columns == 3) {  // x0 y0 z0 x1 | y1 z1 x2 y2 | z2 x3 y3 z3
+        const __m256 xy = _mm256_shuffle_ps(r[1], r[2], _MM_SHUFFLE(2, 1, 3, 2));
+        const __m256 yz = _mm256_shuffle_ps(r[0], r[1], _MM_SHUFFLE(1, 0, 2, 1));
+        out[0] = _mm256_shuffle_ps(r[0], xy, _MM_SHUFFLE(2, 0, 3, 0));
+        out[1] = _mm256_shuffle_ps(yz, xy, _MM_SHUFFLE(3, 1, 2, 0));
+        out[2] = _mm256_shuffle_ps(yz, r[2], _MM_SHUFFLE(3, 0, 3, 1));
+    } else {
+        // Half i holds row i below and row i + 4 above, as the transpose wants it.
+        transpose_halves(r, t);
+        for (int c = 0; c < columns; ++c) out[c] = t[c];
+    }
+}
+
+// The inverse of load_packed.
+template <int columns>
+inline void store_packed(const Float* in, float* base) {
+    __m256 r[4];
+    if constexpr (columns == 3) {
+        const __m256 x = in[0].v, y = in[1].v, z = in[2].v;
+        const __m256 xy = _mm256_shuffle_ps(x, y, _MM_SHUFFLE(2, 0, 2, 0));
+        const __m256 yz = _mm256_shuffle_ps(y, z, _MM_SHUFFLE(3, 1, 3, 1));
+        const __m256 zx = _mm256_shuffle_ps(z, x, _MM_SHUFFLE(3, 1, 2, 0));
+        r[0] = _mm256_shuffle_ps(xy, zx, _MM_SHUFFLE(2, 0, 2, 0));
+        r[1] = _mm256_shuffle_ps(yz, xy, _MM_SHUFFLE(3, 1, 2, 0));
+        r[2] = _mm256_shuffle_ps(zx, yz, _MM_SHUFFLE(3, 1, 3, 1));
+    } else {
+        const __m256 columns_[4] = {in[0].v, in[1].v, in[2].v, in[3].v};
+        transpose_halves(columns_, r);
+    }
+    store_halves<columns>(r, base);
+}
+
 // out[k] = sum of the lanes of v[k], k < count <= 16; out[k] = 0 beyond.
 template <int count>
 inline void sums(const Float* v, float* out) {

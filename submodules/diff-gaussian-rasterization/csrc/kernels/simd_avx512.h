@@ -95,6 +95,57 @@ inline void transpose(Float* r) {
     }
 }
 
+// Where the parts of 16 packed rows of `columns` floats are. Reading: element columns * i + c goes to lane i of column
+// c. Writing: lane l of register j is column (16 j + l) % columns of row (16 j + l) / columns. An index counts through
+// two registers; with three columns the third one comes in a second step.
+template <int columns>
+struct Packed {
+    alignas(64) int32_t read[columns][16] = {}, read_last[columns][16] = {};
+    alignas(64) int32_t write[columns][16] = {}, write_last[columns][16] = {};
+    constexpr Packed() {
+        for (int c = 0; c < columns; ++c)
+            for (int i = 0; i < 16; ++i) {
+                const int from = columns * i + c, to = 16 * c + i, row = to / columns, column = to % columns;
+                read[c][i] = from % 32;
+                read_last[c][i] = from < 32 ? i : from - 16;
+                write[c][i] = column % 2 == 0 ? row : 16 + row;
+                write_last[c][i] = column == 2 ? 16 + row : i;
+            }
+    }
+};
+
+// out[c] = column c of 16 rows of three or four floats, one after the other.
+template <int columns>
+inline void load_packed(Float* out, const float* base) {
+    static constexpr Packed<columns> at;
+    __m512 r[columns];
+    for (int c = 0; c < columns; ++c) r[c] = _mm512_loadu_ps(base + 16 * c);
+    for (int c = 0; c < columns; ++c) {
+        const __m512i index = _mm512_load_si512(at.read[c]);
+        const __m512 low = _mm512_permutex2var_ps(r[0], index, r[1]);
+        if constexpr (columns == 3)
+            out[c] = _mm512_permutex2var_ps(low, _mm512_load_si512(at.read_last[c]), r[2]);
+        else
+            out[c] = _mm512_mask_blend_ps(0xff00, low, _mm512_permutex2var_ps(r[2], index, r[3]));
+    }
+}
+
+// The inverse of load_packed.
+template <int columns>
+inline void store_packed(const Float* in, float* base) {
+    static constexpr Packed<columns> at;
+    for (int c = 0; c < columns; ++c) {
+        const __m512i index = _mm512_load_si512(at.write[c]);
+        const __m512 low = _mm512_permutex2var_ps(in[0].v, index, in[1].v);
+        __m512 all;
+        if constexpr (columns == 3)
+            all = _mm512_permutex2var_ps(low, _mm512_load_si512(at.write_last[c]), in[2].v);
+        else
+            all = _mm512_mask_blend_ps(0xcccc, low, _mm512_permutex2var_ps(in[2].v, index, in[3].v));
+        _mm512_storeu_ps(base + 16 * c, all);
+    }
+}
+
 // out[k] = sum of the lanes of v[k], k < count <= 16; out[k] = 0 beyond.
 template <int count>
 inline void sums(const Float* v, float* out) {

@@ -1,0 +1,207 @@
+// Triangle frames and the Gaussians on them, forward and backward, kLanes rows at a time.
+#include "rig.h"
+
+#include "kernels/simd.h"
+
+#include "core/triangle_frame.h"
+
+namespace mien {
+namespace MIEN_ISA {
+
+namespace {
+
+using Vector = Vec3<Float>;
+using Quaternion = Quat<Float>;
+using Frame = TriangleFrame<Float>;
+
+static_assert(kRigFrame == kFrameFloats, "the common side allocates frames");
+
+int lanes_left(std::int64_t end, std::int64_t row) { return static_cast<int>(end - row < kLanes ? end - row : kLanes); }
+
+Frame frame_of(const Float* c) {
+    return {
+        {c[0], c[1], c[2]}, {c[3], c[4], c[5]}, {c[6], c[7], c[8], c[9]}, {c[10], c[11], c[12]}, c[13], c[14], c[15]};
+}
+
+Vector load_three(const float* base, std::int64_t row, int rows) {
+    Float c[3];
+    load_columns<3>(c, base + 3 * row, 3, rows);
+    return {c[0], c[1], c[2]};
+}
+
+Vector load_three_or_zero(const float* base, std::int64_t row, int rows) {
+    const Float zero(0.0f);
+    return base != nullptr ? load_three(base, row, rows) : Vector{zero, zero, zero};
+}
+
+Quaternion load_quaternion(const float* base, std::int64_t row, int rows) {
+    Float c[4];
+    load_columns<4>(c, base + 4 * row, 4, rows);
+    return {c[0], c[1], c[2], c[3]};
+}
+
+void store_three(const Vector& v, float* base, std::int64_t row, int rows) {
+    const Float c[3] = {v.x, v.y, v.z};
+    store_columns<3>(c, base + 3 * row, 3, rows);
+}
+
+void store_quaternion(const Quaternion& q, float* base, std::int64_t row, int rows) {
+    const Float c[4] = {q.w, q.x, q.y, q.z};
+    store_columns<4>(c, base + 4 * row, 4, rows);
+}
+
+// The frames of the faces that `rows` Gaussians are bound to; lanes beyond repeat the last one.
+Frame gather_frames(const float* frames, const std::int32_t* binding, int rows) {
+    Float c[kRigFrame];
+    for (int first = 0; first < kRigFrame; first += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const std::int64_t face = binding[lane < rows ? lane : rows - 1];
+            c[first + lane] = load(frames + kRigFrame * face + first);
+        }
+        transpose(c + first);
+    }
+    return frame_of(c);
+}
+
+void frames(const float* vertices, const std::int32_t* faces, std::int64_t first, std::int64_t count, float* out) {
+    const std::int64_t end = first + count;
+    for (std::int64_t row = first; row < end; row += kLanes) {
+        const int rows = lanes_left(end, row);
+        alignas(64) float p[9][kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const std::int32_t* corners = faces + 3 * (lane < rows ? row + lane : end - 1);
+            for (int k = 0; k < 3; ++k)
+                for (int axis = 0; axis < 3; ++axis)
+                    p[3 * k + axis][lane] = vertices[3 * std::int64_t(corners[k]) + axis];
+        }
+        const auto corner = [&](int k) { return Vector{load(p[3 * k]), load(p[3 * k + 1]), load(p[3 * k + 2])}; };
+        const Frame f = triangle_frame(corner(0), corner(1), corner(2));
+        const Float columns[kRigFrame] = {f.a0.x,     f.a0.y,   f.a0.z,   f.a1.x,   f.a1.y,     f.a1.z,
+                                          f.quat.w,   f.quat.x, f.quat.y, f.quat.z, f.centre.x, f.centre.y,
+                                          f.centre.z, f.base,   f.height, f.along};
+        store_columns<kRigFrame>(columns, out + kRigFrame * row, kRigFrame, rows);
+    }
+}
+
+void place(const RigColumns& in, const std::int32_t* binding, const float* frames, std::int64_t first,
+           std::int64_t count, const RigPlaced& out) {
+    const Float one(1.0f);
+    for (std::int64_t row = first; row < first + count; row += kLanes) {
+        const int rows = lanes_left(first + count, row);
+        const Frame f = gather_frames(frames, binding + row, rows);
+        const Float k = scale_of(f);
+        const Vector mu = load_three(in.means, row, rows), s = load_three(in.log_scales, row, rows);
+        const Quaternion raw = load_quaternion(in.quats, row, rows);
+        const Float inverse = inverse_length(raw);
+        const Quaternion r = {inverse * raw.w, inverse * raw.x, inverse * raw.y, inverse * raw.z};
+        const Vector local = {exp(s.x), exp(s.y), exp(s.z)};
+        const Vector turned = mu.x * f.a0 + mu.y * f.a1 + mu.z * cross(f.a0, f.a1);
+        store_three(f.centre + k * turned, out.means, row, rows);
+        store_quaternion(f.quat * r, out.quats, row, rows);
+        store_three(k * local, out.scales, row, rows);
+        store_three(local, out.local_scales, row, rows);
+        const Float logit = load_first(in.opacity_logits + row, rows);
+        store_first(out.opacities + row, rows, one / (one + exp(-logit)));
+        store_first(out.face_scales + row, rows, k);
+    }
+}
+
+// With mu, r and s in the frame's own axes, g_mu = k R^T g_mean and g_r = conj(q) g_quat: a turn omega of the frame
+// moves R mu by omega x R mu and q r by q (0, omega) r / 2, so the torque is mu x g_mu + Im(g_r conj(r)) / 2.
+void place_backward(const RigBackward& work, const std::int32_t* binding, const std::int32_t* slot_of,
+                    std::int64_t first, std::int64_t count) {
+    const Float one(1.0f), half(0.5f), zero(0.0f);
+    const RigPlacedGradients& g = work.placed;
+    const RigColumnGradients& out = work.out;
+    for (std::int64_t row = first; row < first + count; row += kLanes) {
+        const int rows = lanes_left(first + count, row);
+        const Frame f = gather_frames(work.frames, binding + row, rows);
+        const Float k = scale_of(f);
+        const Vector mu = load_three(work.columns.means, row, rows), s = load_three(work.local_scales, row, rows);
+        const Quaternion raw = load_quaternion(work.columns.quats, row, rows);
+        const Float inverse = inverse_length(raw);
+        const Quaternion r = {inverse * raw.w, inverse * raw.x, inverse * raw.y, inverse * raw.z};
+
+        const Vector g_mean = load_three_or_zero(g.means, row, rows), g_scale = load_three_or_zero(g.scales, row, rows);
+        const Vector back = {dot(f.a0, g_mean), dot(f.a1, g_mean), dot(cross(f.a0, f.a1), g_mean)};
+        const Vector g_mu = k * back;
+        const Quaternion g_quat =
+            g.quats != nullptr ? load_quaternion(g.quats, row, rows) : Quaternion{zero, zero, zero, zero};
+        const Quaternion g_r = conjugate(f.quat) * g_quat;
+
+        if (out.means != nullptr) store_three(g_mu, out.means, row, rows);
+        if (out.quats != nullptr) store_quaternion(normalise_vjp(r, inverse, g_r), out.quats, row, rows);
+        if (out.log_scales != nullptr) {
+            const Vector g_local = k * g_scale + load_three_or_zero(g.local_scales, row, rows);
+            store_three({g_local.x * s.x, g_local.y * s.y, g_local.z * s.z}, out.log_scales, row, rows);
+        }
+        if (out.opacity_logits != nullptr) {
+            const Float o = load_first(work.opacities + row, rows);
+            const Float g_o = g.opacities != nullptr ? load_first(g.opacities + row, rows) : zero;
+            store_first(out.opacity_logits + row, rows, g_o * o * (one - o));
+        }
+        if (work.slots == nullptr) continue;
+        const Quaternion spin = g_r * conjugate(r);
+        const Vector torque = cross(mu, g_mu) + half * Vector{spin.x, spin.y, spin.z};
+        const Float g_face = g.face_scales != nullptr ? load_first(g.face_scales + row, rows) : zero;
+        const Float slot[kRigSlot] = {
+            torque.x, torque.y, torque.z, g_mean.x, g_mean.y, g_mean.z, dot(mu, back) + dot(g_scale, s) + g_face, zero};
+        alignas(64) float slots[kLanes][kRigSlot];
+        store_columns<kRigSlot>(slot, slots[0], kRigSlot, rows);
+        for (int lane = 0; lane < rows; ++lane)
+            std::memcpy(work.slots + kRigSlot * std::int64_t(slot_of[row + lane]), slots[lane], sizeof slots[lane]);
+    }
+}
+
+// The sum of the slots from `begin` to `end`.
+void sum_slots(const float* slots, std::int64_t begin, std::int64_t end, float* total) {
+    constexpr int parts = kRigSlot > kLanes ? kRigSlot / kLanes : 1, width = kRigSlot / parts;
+    Float sum[parts];
+    for (Float& part : sum) part = Float(0.0f);
+    for (std::int64_t i = begin; i < end; ++i)
+        for (int part = 0; part < parts; ++part) sum[part] += load_first(slots + kRigSlot * i + part * width, width);
+    for (int part = 0; part < parts; ++part) store_first(total + part * width, width, sum[part]);
+}
+
+void frames_backward(const float* frames, const float* slots, const std::int32_t* begin, const std::int32_t* corner_of,
+                     std::int64_t first, std::int64_t count, float* corners) {
+    const Float zero(0.0f);
+    for (std::int64_t row = first; row < first + count; row += kLanes) {
+        const int rows = lanes_left(first + count, row);
+        alignas(64) float totals[kLanes][kRigSlot], three[kLanes][3][kRigCorner];
+        for (int lane = 0; lane < rows; ++lane)
+            sum_slots(slots, begin[row + lane], begin[row + lane + 1], totals[lane]);
+        Float t[kRigSlot], c[kRigFrame];
+        load_columns<kRigSlot>(t, totals[0], kRigSlot, rows);
+        load_columns<kRigFrame>(c, frames + kRigFrame * row, kRigFrame, rows);
+        Vector p[3];
+        triangle_frame_vjp(frame_of(c), FrameGradient<Float>{{t[0], t[1], t[2]}, {t[3], t[4], t[5]}, t[6]}, p);
+        const Float columns[3 * kRigCorner] = {p[0].x, p[0].y, p[0].z, zero,   p[1].x, p[1].y,
+                                               p[1].z, zero,   p[2].x, p[2].y, p[2].z, zero};
+        store_columns<3 * kRigCorner>(columns, three[0][0], 3 * kRigCorner, rows);
+        for (int lane = 0; lane < rows; ++lane)
+            for (int k = 0; k < 3; ++k)
+                std::memcpy(corners + kRigCorner * std::int64_t(corner_of[3 * (row + lane) + k]), three[lane][k],
+                            sizeof three[lane][k]);
+    }
+}
+
+void vertices_backward(const float* corners, const std::int32_t* begin, std::int64_t first, std::int64_t count,
+                       float* g_vertices) {
+    for (std::int64_t vertex = first; vertex < first + count; ++vertex) {
+        float x = 0.0f, y = 0.0f, z = 0.0f;
+        for (std::int64_t i = begin[vertex]; i < begin[vertex + 1]; ++i) {
+            const float* corner = corners + kRigCorner * i;
+            x += corner[0], y += corner[1], z += corner[2];
+        }
+        g_vertices[3 * vertex] = x, g_vertices[3 * vertex + 1] = y, g_vertices[3 * vertex + 2] = z;
+    }
+}
+
+}  // namespace
+
+extern const RigKernels rig_kernels;
+const RigKernels rig_kernels = {frames, place, place_backward, frames_backward, vertices_backward};
+
+}  // namespace MIEN_ISA
+}  // namespace mien

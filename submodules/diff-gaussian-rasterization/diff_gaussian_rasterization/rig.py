@@ -1,0 +1,186 @@
+"""Gaussians that ride on the triangles of a mesh: from vertices and local columns to world splats, in native code."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_int64, c_void_p
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ._calls import address
+from ._library import check, library, thread_count
+from ._rasterize import check_tensor
+
+_FRAME_FLOATS = 16  # kRigFrame of csrc/rig.h
+
+
+class Placed(NamedTuple):
+    """Gaussians activated and in the world."""
+
+    means: Tensor  # [N, 3]
+    quats: Tensor  # [N, 4] (w, x, y, z), unit
+    scales: Tensor  # [N, 3] standard deviations
+    opacities: Tensor  # [N] in [0, 1]
+    local_scales: Tensor  # [N, 3] standard deviations in triangle scales
+    face_scales: Tensor  # [N] scale of each Gaussian's triangle
+
+
+class _Pointers(ctypes.Structure):
+    """Mirrors a structure of csrc/rig.h: one pointer after the other."""
+
+    @classmethod
+    def of(cls, *tensors: Tensor | None) -> Any:
+        return cls(*(address(tensor) for tensor in tensors))
+
+
+class _Columns(_Pointers):
+    _fields_ = [(name, c_void_p) for name in ("means", "quats", "log_scales", "opacity_logits")]
+
+
+class _Placed(_Pointers):
+    _fields_ = [(name, c_void_p) for name in Placed._fields]
+
+
+class _Handle:
+    """A native object that is constant once made; freed with this."""
+
+    def __init__(self, kind: str, *arguments: Any) -> None:
+        self.value = c_void_p()
+        native = library()
+        self._destroy = getattr(native, f"mien_rig_{kind}_destroy")
+        check(getattr(native, f"mien_rig_{kind}_create")(*arguments, ctypes.byref(self.value)))
+
+    def __del__(self) -> None:
+        if self.value:
+            self._destroy(self.value)
+
+
+class FaceRig:
+    """The triangles of one mesh topology.
+
+    Args:
+        faces: [F, 3] int64 on the CPU, indices in [0, n_vertices).
+        n_vertices: of the mesh.
+
+    Raises:
+        ValueError: wrong type or shape, or an index out of range; names the row.
+    """
+
+    def __init__(self, faces: Tensor, n_vertices: int) -> None:
+        indices = _check_indices("faces", faces, (3,))
+        if isinstance(n_vertices, bool) or not isinstance(n_vertices, int) or n_vertices < 0:
+            raise ValueError(f"n_vertices: found {n_vertices!r}, expected an integer from 0")
+        self.n_faces, self.n_vertices = faces.shape[0], n_vertices
+        self._mesh = _Handle("mesh", c_void_p(indices.data_ptr()), c_int64(self.n_faces), c_int64(n_vertices))
+        self._bound: tuple[Tensor, int, _Handle] | None = None
+
+    def place(  # noqa: PLR0913 - the columns of a Gaussian
+        self,
+        vertices: Tensor,
+        binding: Tensor,
+        means: Tensor,
+        quats: Tensor,
+        scales_log: Tensor,
+        opacity_logit: Tensor,
+        threads: int | None = None,
+    ) -> Placed:
+        """Carry Gaussians from their triangles into the world (GaussianAvatars, CVPR 2024, section 3.2).
+
+        For a triangle (v0, v1, v2): a0 = unit(v1 - v0), a1 = unit(a0 x (v2 - v0)), R = [a0 a1 a0 x a1], T = mean of the
+        corners, k = (|v1 - v0| + |a0 x (v2 - v0)|) / 2. A Gaussian appears at k R mean + T, turned by R, sized k s. A
+        triangle without area gets finite frames (missing axes are zero) and passes no rotation gradient on. Everything
+        is float32 on the CPU; gradients flow to the vertices and to every column. Same bits for any thread count.
+
+        Args:
+            vertices: [V, 3].
+            binding: [N] int64, the face of each Gaussian. What it says is looked at once, until another tensor (or the
+                same one, changed) is given.
+            means: [N, 3] in triangle scales. quats: [N, 4] of any length. scales_log: [N, 3] log of triangle scales.
+            opacity_logit: [N].
+            threads: None = one per usable CPU.
+
+        Raises:
+            ValueError: wrong type, shape or device, or a face that is not there; names the argument.
+        """
+        binding_handle = self._binding(binding)
+        count = binding.shape[0]
+        tensors = (
+            check_tensor("vertices", vertices, (self.n_vertices, 3)),
+            check_tensor("means", means, (count, 3)),
+            check_tensor("quats", quats, (count, 4)),
+            check_tensor("scales_log", scales_log, (count, 3)),
+            check_tensor("opacity_logit", opacity_logit, (count,)),
+        )
+        placed = _Place.apply(self._mesh, binding_handle, self.n_faces, thread_count(threads), *tensors)
+        return Placed(*placed)  # type: ignore[misc]
+
+    def _binding(self, binding: Tensor) -> _Handle:
+        known = self._bound
+        if known is not None and known[0] is binding and known[1] == binding._version:
+            return known[2]
+        indices = _check_indices("binding", binding, ())
+        handle = _Handle("binding", c_void_p(indices.data_ptr()), c_int64(binding.shape[0]), c_int64(self.n_faces))
+        self._bound = (binding, binding._version, handle)
+        return handle
+
+
+class _Place(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mesh: _Handle, binding: _Handle, n_faces: int, threads: int, *tensors: Any) -> Any:
+        vertices, means, quats, scales_log, opacity_logit = tensors
+        frames = vertices.new_empty(n_faces, _FRAME_FLOATS)
+        placed = Placed(
+            torch.empty_like(means),
+            torch.empty_like(quats),
+            torch.empty_like(scales_log),
+            torch.empty_like(opacity_logit),
+            local_scales=torch.empty_like(scales_log),
+            face_scales=torch.empty_like(opacity_logit),
+        )
+        columns = _Columns.of(means, quats, scales_log, opacity_logit)
+        check(
+            library().mien_rig_place(
+                mesh.value, binding.value, c_void_p(vertices.data_ptr()), ctypes.byref(columns), threads,
+                c_void_p(frames.data_ptr()), ctypes.byref(_Placed.of(*placed)),
+            )
+        )  # fmt: skip
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(vertices, means, quats, scales_log, opacity_logit, frames, placed.local_scales,
+                              placed.opacities)  # fmt: skip
+        ctx.mesh, ctx.binding, ctx.threads = mesh, binding, threads
+        return tuple(placed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        vertices, *column_tensors, frames, local_scales, opacities = ctx.saved_tensors
+        received = [None if grad is None else grad.contiguous() for grad in grads]
+        wanted = ctx.needs_input_grad[4:]
+        g_vertices, *g_columns = (
+            torch.empty_like(tensor) if needed else None
+            for tensor, needed in zip((vertices, *column_tensors), wanted, strict=True)
+        )
+        check(
+            library().mien_rig_place_backward(
+                ctx.mesh.value, ctx.binding.value, ctypes.byref(_Columns.of(*column_tensors)),
+                c_void_p(local_scales.data_ptr()), c_void_p(opacities.data_ptr()), c_void_p(frames.data_ptr()),
+                ctypes.byref(_Placed.of(*received)), ctx.threads, ctypes.byref(_Columns.of(*g_columns)),
+                c_void_p(address(g_vertices)),
+            )
+        )  # fmt: skip
+        return None, None, None, None, g_vertices, *g_columns
+
+
+def _check_indices(name: str, indices: Tensor, row: tuple[int, ...]) -> Tensor:
+    if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
+        found = getattr(indices, "dtype", type(indices).__name__)
+        raise ValueError(f"{name}: found {found}, expected a torch.int64 tensor")
+    if indices.device.type != "cpu":
+        raise ValueError(f"{name}: is on {indices.device}, expected a CPU tensor")
+    if indices.dim() != 1 + len(row) or tuple(indices.shape[1:]) != row:
+        expected = ", ".join(["n", *map(str, row)])
+        raise ValueError(f"{name}: found shape {list(indices.shape)}, expected [{expected}]")
+    return indices.contiguous()
