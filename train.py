@@ -42,7 +42,7 @@ def train(options: Options) -> None:
     run = Run(options, fingerprints(data, rig), (avatar, optimiser, strategy))
     guard = FiniteGuard(options.run.device != "cpu", run.checkpoint, options.run.debug_from)
     report = Reporter(run, data, avatar, strategy, render, guard)
-    report.say(*notes(options, data, rig), *loss.notes, optimiser.note)
+    report.say(*notes(options, data, rig), *loss.notes, avatar.note, optimiser.note)
     frames = data.train.to(options.run.device, options.data.data_device)
     views = options.optimiser.batch_size
 
@@ -51,10 +51,10 @@ def train(options: Options) -> None:
         images = []
         for view in range((step - 1) * views, step * views):
             frame = frames[index_at(options.run.seed, view, len(frames))]
-            triangles = avatar.frames(frame.timestep)
+            placed = avatar.placed(avatar.rig(frame.timestep))
             with guard.drawing(step, frame.name, avatar.parameters):
-                image = render(avatar.place(triangles), frame.camera, frame.background)
-            terms = loss(LossContext(step, frame, image, **avatar.local(triangles)))
+                image = render(avatar.splats(placed), frame.camera, frame.background)
+            terms = loss(LossContext(step, frame, image, **avatar.local(placed)))
             (terms.total / views).backward()
             allowed = guard.check(step, frame.name, terms, avatar.parameters)
             images.append(image)

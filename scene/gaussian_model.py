@@ -1,6 +1,7 @@
 """GaussianModel: 3D Gaussians in the local frames of a rig's triangles, as named columns. One avatar or one scene.
 
-Frame of a triangle, and how a Gaussian rides on it: `utils/maths/triangle_frames.py` (GaussianAvatars, section 3.2).
+Frame of a triangle, and how a Gaussian rides on it: `utils/maths/triangle_frames.py` (GaussianAvatars, section 3.2);
+who computes it: `scene/placement.py`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from scene.placement import Placed, choose_placement
 from scene.rigs import Rig
 from utils.contracts import Mesh, Points, Splats
 from utils.errors import InputError
 from utils.io.ply import read_gaussian_ply, write_gaussian_ply
 from utils.maths.random import generator
 from utils.maths.sh import rgb_to_sh0
-from utils.maths.triangle_frames import TriangleFrames, attach, triangle_frames
 
 PLY = "point_cloud.ply"
 COLUMNS = ("means", "sh0", "shN", "opacities", "scales", "quats")
@@ -51,6 +52,7 @@ class GaussianModel:
         self.binding = binding
         self.sh_degree = sh_degree
         self.rig = rig
+        self.use_threads(None)
 
     @classmethod
     def on_rig(
@@ -101,34 +103,31 @@ class GaussianModel:
         """[N] in (0, 1)."""
         return self.columns["opacities"].sigmoid()
 
-    def place(self, frames: TriangleFrames) -> Splats:
-        """World-space splats of the Gaussians on the triangles of a posed mesh."""
-        local_quats = torch.nn.functional.normalize(self.columns["quats"], dim=-1)
-        means, quats, scales = attach(frames, self.binding, self.columns["means"], local_quats, self.local_scales)
+    def use_threads(self, threads: int | None) -> None:
+        """Place with so many threads from now on; None: as many as there are CPUs. The result is the same."""
+        self.place, self.note = choose_placement(self.binding.device, threads)
+
+    def placed(self, mesh: Mesh) -> Placed:
+        """The Gaussians on the triangles of a posed mesh, differentiable in its vertices."""
+        return self.place(mesh, self.binding, self.columns)
+
+    def splats(self, placed: Placed) -> Splats:
+        """What a renderer draws."""
         sh = torch.cat([self.columns["sh0"], self.columns["shN"]], dim=1)
-        return Splats(means, quats, scales, self.opacity, sh, self.sh_degree)
+        return Splats(placed.means, placed.quats, placed.scales, placed.opacities, sh, self.sh_degree)
 
     def place_on(self, mesh: Mesh) -> Splats:
-        """`place` for a mesh whose triangle frames nobody else needs."""
-        return self.place(triangle_frames(mesh.vertices, mesh.faces))
-
-    def face_scales(self, frames: TriangleFrames) -> Tensor:
-        """[N] metres: the scale of each Gaussian's triangle."""
-        return frames.scales.index_select(0, self.binding)
+        """World-space splats on a posed mesh."""
+        return self.splats(self.placed(mesh))
 
     def world_scales(self, mesh: Mesh) -> Tensor:
         """[N, 3] standard deviations in metres on a posed mesh."""
-        return self.local_scales * self.face_scales(triangle_frames(mesh.vertices, mesh.faces))[:, None]
+        return self.placed(mesh).scales
 
-    def frames(self, timestep: int) -> TriangleFrames:
-        """The triangle frames of the posed mesh, differentiable in the motion."""
-        mesh = self.rig(timestep)
-        return triangle_frames(mesh.vertices, mesh.faces)
-
-    def local(self, frames: TriangleFrames) -> dict[str, Any]:
+    def local(self, placed: Placed) -> dict[str, Any]:
         """What the losses look at beside the picture: fields of `utils.losses.LossContext`."""
-        return {"local_means": self.columns["means"], "local_scales": self.local_scales,
-                "face_scales": self.face_scales(frames), "faces": self.rig.faces, "bound": self.rig.bound,
+        return {"local_means": self.columns["means"], "local_scales": placed.local_scales,
+                "face_scales": placed.face_scales, "faces": self.rig.faces, "bound": self.rig.bound,
                 "offsets": self.rig.parameters.get("dynamic_offset")}  # fmt: skip
 
     @property

@@ -92,7 +92,9 @@ def build_avatar(options: Options, dataset: Dataset, rig: Rig) -> GaussianModel:
     if rig.bound:
         refuse_unseen(dataset, rig)
     points = None if rig.bound else dataset.points or points_around_origin(options.run.seed)
-    return model_class(rig).on_rig(rig, options.model, options.run.seed, options.run.device, points)
+    avatar = model_class(rig).on_rig(rig, options.model, options.run.seed, options.run.device, points)
+    avatar.use_threads(options.run.threads or None)
+    return avatar
 
 
 @torch.no_grad()
@@ -209,7 +211,9 @@ def open_avatar(folder: Path, options: Options) -> GaussianModel:
     entry = RIGS[rig_of(folder, options)]
     model = entry.load(options.rig, options.run.device)
     rig = entry.build(options.rig, model, entry.read(folder / entry.file) if entry.read else None, folder)
-    return model_class(rig).load(folder, rig, options.run.device)
+    avatar = model_class(rig).load(folder, rig, options.run.device)
+    avatar.use_threads(options.run.threads or None)
+    return avatar
 
 
 def rig_of(avatar_folder: Path, options: Options) -> str:

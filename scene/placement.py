@@ -1,0 +1,67 @@
+"""How Gaussians get from their triangles into the world: a native kernel on the CPU, PyTorch elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.contracts import Mesh
+from utils.maths.triangle_frames import attach, triangle_frames
+
+NATIVE = "diff_gaussian_rasterization.rig"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Gaussians activated: in the world, and what the losses want to know of them beside the picture."""
+
+    means: Tensor  # [N, 3] metres
+    quats: Tensor  # [N, 4] (w, x, y, z), unit
+    scales: Tensor  # [N, 3] metres
+    opacities: Tensor  # [N] in (0, 1)
+    local_scales: Tensor  # [N, 3] triangle scales
+    face_scales: Tensor  # [N] metres: the scale of each Gaussian's triangle
+
+
+Place = Callable[[Mesh, Tensor, Mapping[str, Tensor]], Placed]  # posed mesh, binding, columns of `GaussianModel`
+
+
+def choose_placement(device: torch.device | str, threads: int | None) -> tuple[Place, str]:
+    """The native kernel on the CPU, plain PyTorch elsewhere; and a line for the log that says which."""
+    if torch.device(device).type != "cpu":
+        return place_in_torch, "rig: PyTorch"
+    try:
+        face_rig = importlib.import_module(NATIVE).FaceRig
+    except (ImportError, OSError) as error:
+        return place_in_torch, f"rig: PyTorch (the native kernel can't be used: {error})"
+    return NativePlacement(face_rig, threads), "rig: native kernel"
+
+
+class NativePlacement:
+    """Calls the native kernel; keeps what it knows of the mesh's topology until another one comes."""
+
+    def __init__(self, face_rig: Callable[[Tensor, int], Any], threads: int | None) -> None:
+        self.face_rig, self.threads = face_rig, threads
+        self.faces: Tensor | None = None
+        self.rig: Any = None
+
+    def __call__(self, mesh: Mesh, binding: Tensor, columns: Mapping[str, Tensor]) -> Placed:
+        if self.faces is not mesh.faces:
+            self.faces, self.rig = mesh.faces, self.face_rig(mesh.faces, mesh.vertices.shape[0])
+        placed = self.rig.place(mesh.vertices, binding, columns["means"], columns["quats"], columns["scales"],
+                                columns["opacities"], self.threads)  # fmt: skip
+        return Placed(*placed)
+
+
+def place_in_torch(mesh: Mesh, binding: Tensor, columns: Mapping[str, Tensor]) -> Placed:
+    """The same on any device, in any float type."""
+    frames, local_scales = triangle_frames(mesh.vertices, mesh.faces), columns["scales"].exp()
+    local_quats = torch.nn.functional.normalize(columns["quats"], dim=-1)
+    means, quats, scales = attach(frames, binding, columns["means"], local_quats, local_scales)
+    face_scales = frames.scales.index_select(0, binding)
+    return Placed(means, quats, scales, columns["opacities"].sigmoid(), local_scales, face_scales)
