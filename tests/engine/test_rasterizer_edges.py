@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diff_gaussian_rasterization._calls import Workspace
 from torch import Tensor
 
 from tests.engine.rasterizer_scenes import NAMES, SPLATS, dense, make_scene
@@ -244,3 +246,15 @@ def test_gradients_only_where_asked() -> None:
             assert torch.equal(part[name].grad, full[name].grad), name
         else:
             assert part[name].grad is None
+
+
+def test_a_workspace_freed_by_the_garbage_collector_is_not_used_again() -> None:
+    """An autograd graph caught in a cycle (by an exception's traceback, say) is finalised in any order."""
+    for order in (0, 1):
+        lease = Workspace.take()
+        cycle: list[object] = [lease, lease.workspace] if order else [lease.workspace, lease]
+        cycle.append(cycle)
+        del lease, cycle
+        gc.collect()
+        leases = [Workspace.take() for _ in range(6)]
+        assert all(lease.workspace.handle for lease in leases)

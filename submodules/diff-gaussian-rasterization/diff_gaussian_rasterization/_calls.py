@@ -83,15 +83,17 @@ class Workspace:
     @classmethod
     def take(cls) -> Lease:
         """A workspace that nobody else uses; it goes back when the lease is garbage."""
-        try:
+        # The garbage collector finalises everything in a cycle, in any order: a workspace may have been given back and
+        # freed in one go.
+        while cls._free:
             workspace = cls._free.pop()
-        except IndexError:
-            workspace = cls()
-        return Lease(workspace)
+            if workspace.handle:
+                return Lease(workspace)
+        return Lease(cls())
 
     @classmethod
     def give_back(cls, workspace: Workspace) -> None:
-        if len(cls._free) < cls._KEEP:
+        if workspace.handle and len(cls._free) < cls._KEEP:
             cls._free.append(workspace)
 
     def work(self) -> tuple[int, int]:
