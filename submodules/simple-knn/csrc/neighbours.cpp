@@ -1,232 +1,114 @@
-// Points in Morton order under a binary tree of bounding boxes; every point searches the tree with an exact bound.
+// Points in Morton order under a binary tree of bounding boxes, which the points of a leaf search together.
 //
-// The order only decides how fast boxes are discarded (as in Karras, "Maximizing Parallelism in the Construction of BVHs,
-// Octrees, and k-d Trees", HPG 2012); the distances found are exact whatever it is. The sum of the three smallest is taken
-// in ascending order, so neither ties nor threads can change a bit.
+// The order only decides how fast boxes are discarded (as in Karras, "Maximizing Parallelism in the Construction of
+// BVHs, Octrees, and k-d Trees", HPG 2012); the distances found are exact whatever it is. The sum of the three smallest
+// is taken in ascending order, so neither ties nor threads can change a bit.
 #include "neighbours.h"
 
 #include <algorithm>
-#include <array>
-#include <atomic>
-#include <cmath>
-#include <exception>
+#include <cstdlib>
 #include <limits>
-#include <mutex>
-#include <thread>
+#include <string>
 #include <vector>
+
+#include "morton.h"
+#include "parallel.h"
+#include "search.h"
 
 namespace knn {
 namespace {
 
-constexpr int kNeighbours = 3;
-constexpr std::int64_t kLeafPoints = 16;
-constexpr std::int64_t kBlockPoints = 1024;
-constexpr int kMortonBits = 21;  // per axis
+constexpr std::int64_t kBlockLeaves = 128;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-struct Point {
-    float position[3];
-    std::uint32_t index;
-};
-
-struct Box {
-    float low[3], high[3];
-};
-
-// Inserts two zero bits before each of the low 21 bits.
-std::uint64_t spread_bits(std::uint64_t v) {
-    v &= 0x1fffff;
-    v = (v | v << 32) & 0x001f00000000ffff;
-    v = (v | v << 16) & 0x001f0000ff0000ff;
-    v = (v | v << 8) & 0x100f00f00f00f00f;
-    v = (v | v << 4) & 0x10c30c30c30c30c3;
-    return (v | v << 2) & 0x1249249249249249;
+const SearchKernels& chosen_kernels() {
+    const char* variable = std::getenv("MIEN_ISA");
+    const std::string wanted = variable != nullptr ? variable : "";
+#if defined(KNN_HAVE_X86)
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl");
+    if (avx512 && (wanted.empty() || wanted == "avx512")) return avx512::search_kernels;
+    if (avx2 && (wanted.empty() || wanted == "avx2")) return avx2::search_kernels;
+#endif
+    if (wanted.empty() || wanted == "scalar") return scalar::search_kernels;
+    throw InvalidArgument("MIEN_ISA=" + wanted + " is not available on this CPU or in this build");
 }
 
-// Runs body(first, last) over [0, count) in blocks, on up to `threads` threads.
-template <class Body>
-void for_blocks(std::int64_t count, int threads, const Body& body) {
-    const std::int64_t blocks = (count + kBlockPoints - 1) / kBlockPoints;
-    std::atomic<std::int64_t> next{0};
-    std::exception_ptr error;
-    std::mutex guard;
-    const auto work = [&] {
-        try {
-            for (std::int64_t block; (block = next.fetch_add(1)) < blocks;)
-                body(block * kBlockPoints, std::min((block + 1) * kBlockPoints, count));
-        } catch (...) {
-            next = blocks;
-            const std::lock_guard<std::mutex> lock(guard);
-            if (!error) error = std::current_exception();
-        }
-    };
-    std::vector<std::thread> helpers;
-    for (int i = 1; i < std::min<std::int64_t>(threads, blocks); ++i) {
-        try {
-            helpers.emplace_back(work);
-        } catch (const std::system_error&) {
-            break;  // no thread to be had: the others do its share
-        }
-    }
-    work();
-    for (std::thread& helper : helpers) helper.join();
-    if (error) std::rethrow_exception(error);
+constexpr Node empty_node() {
+    Node node{};
+    for (int axis = 0; axis < 3; ++axis)
+        for (int child = 0; child < kLeaf; ++child)
+            node.low[axis][child] = kInfinity, node.high[axis][child] = -kInfinity;
+    return node;
 }
 
-// Least-significant-digit radix sort, 11 bits at a time.
-void sort_by_code(std::vector<std::uint64_t>& codes, std::vector<std::uint32_t>& order) {
-    constexpr int kDigit = 11, kBuckets = 1 << kDigit;
-    std::vector<std::uint64_t> other_codes(codes.size());
-    std::vector<std::uint32_t> other_order(order.size());
-    for (int shift = 0; shift < 3 * kMortonBits; shift += kDigit) {
-        std::array<std::size_t, kBuckets> starts{};
-        for (std::uint64_t code : codes) ++starts[code >> shift & (kBuckets - 1)];
-        std::size_t sum = 0;
-        for (std::size_t& start : starts) start = (sum += start) - start;
-        for (std::size_t i = 0; i < codes.size(); ++i) {
-            const std::size_t to = starts[codes[i] >> shift & (kBuckets - 1)]++;
-            other_codes[to] = codes[i];
-            other_order[to] = order[i];
-        }
-        codes.swap(other_codes);
-        order.swap(other_order);
-    }
-}
-
-std::vector<Point> in_morton_order(const float* points, std::int64_t count) {
-    float low[3], high[3];
-    for (int axis = 0; axis < 3; ++axis) low[axis] = high[axis] = points[axis];
-    for (std::int64_t i = 0; i < 3 * count; ++i) {
-        low[i % 3] = std::min(low[i % 3], points[i]);
-        high[i % 3] = std::max(high[i % 3], points[i]);
-    }
-    double extent = 0.0;
-    for (int axis = 0; axis < 3; ++axis) extent = std::max(extent, double(high[axis]) - low[axis]);
-    const double scale = extent > 0.0 ? ((1 << kMortonBits) - 1) / extent : 0.0;
-    std::vector<std::uint64_t> codes(count);
-    std::vector<std::uint32_t> order(count);
-    for (std::int64_t i = 0; i < count; ++i) {
-        order[i] = static_cast<std::uint32_t>(i);
-        for (int axis = 0; axis < 3; ++axis) {
-            const double cell = (double(points[3 * i + axis]) - low[axis]) * scale;
-            codes[i] |= spread_bits(static_cast<std::uint64_t>(cell)) << axis;
-        }
-    }
-    sort_by_code(codes, order);
-    std::vector<Point> sorted(count);
-    for (std::int64_t i = 0; i < count; ++i) {
-        const float* p = points + 3 * std::int64_t{order[i]};
-        sorted[i] = {{p[0], p[1], p[2]}, order[i]};
-    }
-    return sorted;
-}
-
-// A perfect binary tree in heap order (children of n: 2n+1, 2n+2) over leaves of kLeafPoints consecutive points. Leaves past
-// the end are empty boxes at infinity.
-class BoxTree {
+class Cloud {
 public:
-    explicit BoxTree(const std::vector<Point>& points) : points_(points) {
-        const std::int64_t count = points.size();
-        while (leaves_ * kLeafPoints < count) leaves_ *= 2;
-        constexpr float inf = std::numeric_limits<float>::infinity();
-        boxes_.assign(2 * leaves_ - 1, {{inf, inf, inf}, {-inf, -inf, -inf}});
-        for (std::int64_t i = 0; i < count; ++i) {
-            Box& box = boxes_[leaves_ - 1 + i / kLeafPoints];
-            for (int axis = 0; axis < 3; ++axis) {
-                box.low[axis] = std::min(box.low[axis], points[i].position[axis]);
-                box.high[axis] = std::max(box.high[axis], points[i].position[axis]);
+    Cloud(const float* points, std::int64_t count, int threads)
+        : rows_(morton_order(points, count, threads)), leaves_((count + kLeaf - 1) / kLeaf) {
+        for (std::vector<double>& axis : position_) axis.resize(static_cast<std::size_t>(leaves_ * kLeaf));
+        for (std::int64_t children = leaves_; children > 1; children = (children + kLeaf - 1) / kLeaf)
+            levels_.emplace_back((children + kLeaf - 1) / kLeaf, empty_node());
+        for_blocks(blocks(), threads, [&](std::int64_t block) {
+            for (std::int64_t leaf = first_leaf(block); leaf < first_leaf(block + 1); ++leaf) fill(points, leaf);
+        });
+        for (std::size_t level = 0; level + 1 < levels_.size(); ++level)
+            for (std::size_t i = 0; i < levels_[level].size(); ++i) {
+                const Node& node = levels_[level][i];
+                for (int axis = 0; axis < 3; ++axis) {
+                    levels_[level + 1][i / kLeaf].low[axis][i % kLeaf] =
+                        *std::min_element(node.low[axis], node.low[axis] + kLeaf);
+                    levels_[level + 1][i / kLeaf].high[axis][i % kLeaf] =
+                        *std::max_element(node.high[axis], node.high[axis] + kLeaf);
+                }
             }
-        }
-        for (std::int64_t n = leaves_ - 2; n >= 0; --n) {
-            for (int axis = 0; axis < 3; ++axis) {
-                boxes_[n].low[axis] = std::min(boxes_[2 * n + 1].low[axis], boxes_[2 * n + 2].low[axis]);
-                boxes_[n].high[axis] = std::max(boxes_[2 * n + 1].high[axis], boxes_[2 * n + 2].high[axis]);
-            }
-        }
     }
 
-    float mean_squared_distance(std::int64_t self) const {
-        Nearest nearest;
-        const std::int64_t home = leaves_ - 1 + self / kLeafPoints;
-        visit_leaf(home, self, nearest);
-        // From the own leaf to the root; at each step down into the sibling. The bound is tight before far boxes are met.
-        for (std::int64_t n = home; n > 0; n = (n - 1) / 2) {
-            const std::int64_t sibling = n % 2 == 1 ? n + 1 : n - 1;
-            descend(sibling, bound(boxes_[sibling], points_[self]), self, nearest);
-        }
-        const std::int64_t others = std::min<std::int64_t>(kNeighbours, static_cast<std::int64_t>(points_.size()) - 1);
-        double sum = 0.0;
-        for (std::int64_t k = 0; k < others; ++k) sum += nearest.squared[k];
-        return others > 0 ? static_cast<float>(sum / static_cast<double>(others)) : 0.0f;
+    std::int64_t blocks() const { return (leaves_ + kBlockLeaves - 1) / kBlockLeaves; }
+    std::int64_t first_leaf(std::int64_t block) const { return std::min(block * kBlockLeaves, leaves_); }
+
+    Tree tree() const {
+        Tree tree{{position_[0].data(), position_[1].data(), position_[2].data()},
+                  {},
+                  static_cast<int>(levels_.size()),
+                  rows_.data(),
+                  static_cast<std::int64_t>(rows_.size())};
+        for (std::size_t level = 0; level < levels_.size(); ++level) tree.level[level] = levels_[level].data();
+        return tree;
     }
 
 private:
-    struct Nearest {
-        double squared[kNeighbours] = {kInfinity, kInfinity, kInfinity};  // ascending
-
-        double bound() const { return squared[kNeighbours - 1]; }
-
-        void offer(double value) {
-            for (double& kept : squared)
-                if (value < kept) std::swap(value, kept);
-        }
-    };
-
-    // Not more than squared_distance to any point in the box: each rounding step is monotonic.
-    double bound(const Box& box, const Point& p) const {
-        double sum = 0.0;
+    void fill(const float* points, std::int64_t leaf) {
+        const std::int64_t last = static_cast<std::int64_t>(rows_.size()) - 1, first = leaf * kLeaf;
+        for (std::int64_t i = first; i < first + kLeaf; ++i)
+            for (int axis = 0; axis < 3; ++axis)
+                position_[axis][i] = points[3 * std::int64_t{rows_[std::min(i, last)]} + axis];
+        if (levels_.empty()) return;
         for (int axis = 0; axis < 3; ++axis) {
-            const double below = double(box.low[axis]) - p.position[axis];
-            const double above = double(p.position[axis]) - box.high[axis];
-            const double gap = std::max(std::max(below, above), 0.0);
-            sum += gap * gap;
+            const auto ends = std::minmax_element(&position_[axis][first], &position_[axis][first] + kLeaf);
+            levels_[0][leaf / kLeaf].low[axis][leaf % kLeaf] = *ends.first;
+            levels_[0][leaf / kLeaf].high[axis][leaf % kLeaf] = *ends.second;
         }
-        return sum;
     }
 
-    static double squared_distance(const Point& a, const Point& b) {
-        double sum = 0.0;
-        for (int axis = 0; axis < 3; ++axis) {
-            const double gap = double(a.position[axis]) - b.position[axis];
-            sum += gap * gap;
-        }
-        return sum;
-    }
-
-    void visit_leaf(std::int64_t leaf, std::int64_t self, Nearest& nearest) const {
-        const std::int64_t first = (leaf - (leaves_ - 1)) * kLeafPoints;
-        const std::int64_t last = std::min<std::int64_t>(first + kLeafPoints, points_.size());
-        for (std::int64_t i = first; i < last; ++i)
-            if (i != self) nearest.offer(squared_distance(points_[i], points_[self]));
-    }
-
-    // `least` is the bound of the node's box.
-    void descend(std::int64_t node, double least, std::int64_t self, Nearest& nearest) const {
-        if (!(least < nearest.bound())) return;
-        if (node >= leaves_ - 1) return visit_leaf(node, self, nearest);
-        std::int64_t near = 2 * node + 1, far = near + 1;
-        double near_least = bound(boxes_[near], points_[self]), far_least = bound(boxes_[far], points_[self]);
-        if (far_least < near_least) {
-            std::swap(near, far);
-            std::swap(near_least, far_least);
-        }
-        descend(near, near_least, self, nearest);
-        descend(far, far_least, self, nearest);
-    }
-
-    const std::vector<Point>& points_;
-    std::vector<Box> boxes_;
-    std::int64_t leaves_ = 1;
+    const std::vector<std::uint32_t> rows_;
+    const std::int64_t leaves_;
+    std::vector<double> position_[3];
+    std::vector<std::vector<Node>> levels_;
 };
 
 }  // namespace
 
 void mean_squared_distances(const float* points, std::int64_t count, int threads, float* means) {
+    const SearchKernels& kernels = chosen_kernels();
     if (count == 0) return;
-    const std::vector<Point> sorted = in_morton_order(points, count);
-    const BoxTree tree(sorted);
-    for_blocks(count, threads, [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t i = first; i < last; ++i) means[sorted[i].index] = tree.mean_squared_distance(i);
+    const Cloud cloud(points, count, threads);
+    const Tree tree = cloud.tree();
+    for_blocks(cloud.blocks(), threads, [&](std::int64_t block) {
+        kernels.search(tree, cloud.first_leaf(block), cloud.first_leaf(block + 1), means);
     });
 }
 

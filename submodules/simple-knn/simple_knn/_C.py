@@ -21,7 +21,7 @@ def distCUDA2(points: Tensor) -> Tensor:  # noqa: N802 - the known name
 
     With fewer than three others, the mean is over those that exist; a single point gets 0. Points at the same place
     count as neighbours at distance 0. Not differentiable. Same bits for any number of threads (environment variable
-    SIMPLE_KNN_THREADS, default one per usable CPU).
+    SIMPLE_KNN_THREADS, default one per usable CPU) and any instruction set (MIEN_ISA: avx512, avx2 or scalar).
 
     Args:
         points: [N, 3] float32. A tensor on another device is copied to the CPU, and the result back.
@@ -30,20 +30,15 @@ def distCUDA2(points: Tensor) -> Tensor:  # noqa: N802 - the known name
         [N] float32 on the device of `points`, in the square of their unit.
 
     Raises:
-        ValueError: wrong type or shape, or a coordinate that is not finite; names the row.
+        ValueError: wrong type or shape, or a coordinate that is not finite (names the row); MIEN_ISA names an
+            instruction set that this CPU lacks.
     """
     if not isinstance(points, Tensor) or points.dtype != torch.float32:
         found = getattr(points, "dtype", type(points).__name__)
         raise ValueError(f"points: found {found}, expected a torch.float32 tensor")
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points: found shape {list(points.shape)}, expected [N, 3]")
-    if len(points) >= 2**32:
-        raise ValueError(f"points: found {len(points)} rows, expected less than 2^32")
     positions = points.detach().cpu().contiguous()
-    finite = torch.isfinite(positions).all(dim=1)
-    if not finite.all():
-        row = int(torch.nonzero(~finite)[0])
-        raise ValueError(f"points: row {row} is {positions[row].tolist()}, expected finite coordinates")
     means = torch.empty(len(positions), dtype=torch.float32)
     native = _library()
     status = native.knn_mean_squared_distances(
@@ -53,7 +48,8 @@ def distCUDA2(points: Tensor) -> Tensor:  # noqa: N802 - the known name
         ctypes.c_void_p(means.data_ptr()),
     )
     if status != 0:
-        raise (MemoryError if status == 2 else RuntimeError)(native.knn_last_error().decode(errors="replace"))
+        kind = {1: ValueError, 2: MemoryError, 4: ValueError}.get(status, RuntimeError)
+        raise kind(native.knn_last_error().decode(errors="replace"))
     return means.to(points.device)
 
 
