@@ -9,7 +9,7 @@ namespace mien {
 
 // The constants of one step, bias corrections folded in.
 struct AdamStep {
-    float new1, keep2, new2;  // 1 - beta1, beta2, 1 - beta2: subtracted in float64, not here
+    float new1, keep2, new2;        // 1 - beta1, beta2, 1 - beta2: subtracted in float64, not here
     float step_size;                // lr / (1 - beta1^t)
     float inverse_root_correction;  // 1 / sqrt(1 - beta2^t)
     float eps;

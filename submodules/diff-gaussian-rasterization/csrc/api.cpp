@@ -1,22 +1,25 @@
 #include "api.h"
 
+#include <cstdio>
+
 #include "isa.h"
 
 namespace mien {
 
 namespace {
-thread_local std::string last_error;
+thread_local char last_error[512];
 }
 
-void set_last_error(const char* text) { last_error = text; }
+// Without memory of its own: the failure may be that there is none.
+void set_last_error(const char* text) noexcept { std::snprintf(last_error, sizeof last_error, "%s", text); }
 
 }  // namespace mien
 
 // One-line description of this thread's last failure. The pointer lives until this thread's next failure.
-MIEN_API const char* mien_last_error() { return mien::last_error.c_str(); }
+MIEN_API const char* mien_last_error() { return mien::last_error; }
 
 // Version of the C interface; it changes whenever a signature does.
-MIEN_API int mien_abi_version() { return 2; }
+MIEN_API int mien_abi_version() { return 4; }
 
 // Chooses the instruction set. To be called once after loading; fails if MIEN_ISA asks for what this CPU lacks.
 MIEN_API int mien_initialise() {

@@ -36,10 +36,16 @@ struct NotFinite : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-void set_last_error(const char* text);
+void set_last_error(const char* text) noexcept;
 
 inline void require(bool condition, const char* message) {
     if (!condition) throw InvalidArgument(message);
+}
+
+// Refuses a call that lacks something it needs.
+template <class... Pointers>
+void require_pointers(const char* what, const Pointers*... pointers) {
+    if (((pointers == nullptr) || ...)) throw InvalidArgument(std::string(what) + ": a pointer is null");
 }
 
 // Runs the body of an exported function and turns exceptions into status codes.

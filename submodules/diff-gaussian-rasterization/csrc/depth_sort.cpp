@@ -25,7 +25,7 @@ void sort_digit(const uint64_t* in, uint64_t* out, int64_t count, uint32_t lowes
 
 }  // namespace
 
-const uint64_t* sort_keys(uint64_t* keys, uint64_t* other, int64_t count, int) {
+const uint64_t* sort_keys(uint64_t* keys, uint64_t* other, int64_t count) {
     uint32_t lowest = ~0u, highest = 0;
     for (int64_t i = 0; i < count; ++i) {
         const uint32_t key = static_cast<uint32_t>(keys[i] >> 32);

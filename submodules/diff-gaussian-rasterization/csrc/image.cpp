@@ -1,109 +1,75 @@
-// Image losses and conversions: the C functions. Work is cut into fixed blocks, so no result depends on the thread count.
+// Image losses and conversions: the C functions. Work is cut into fixed blocks, so no result depends on the thread
+// count.
 #include "image.h"
 
 #include <algorithm>
 #include <vector>
 
 #include "api.h"
+#include "buffer.h"
 #include "parallel.h"
 
 namespace mien {
 namespace {
 
-constexpr std::int64_t kBlockPixels = 1 << 14;
+constexpr int kMostChannels = 1 << 12, kMostRows = 1 << 20;  // so that no product of them overflows
+constexpr std::int64_t kMostPixels = std::int64_t{1} << 48;
+constexpr std::int64_t kBlockBytes = 1 << 16;
+constexpr std::int64_t kOneThread = 1 << 20;  // up to so many bytes, waking a thread costs more than it saves
 
-struct Pictures {
-    const float* image;
-    const float* target;
-    float* derivatives;  // [3, channels, height, derivative_stride] or null
-    int channels, height, width;
-
-    std::int64_t plane_size() const { return std::int64_t{height} * width; }
-
-    // The extra vector keeps rows out of step with the cache where the width is a power of two.
-    std::int64_t derivative_stride() const { return (std::int64_t{width} + 15) / 16 * 16 + 16; }
-
-    SsimPlane plane(int channel) const {
-        const std::int64_t offset = channel * plane_size(), derivative_size = height * derivative_stride();
-        SsimPlane plane{image + offset, target + offset, {}, derivative_stride(), height, width};
-        for (int k = 0; k < 3 && derivatives != nullptr; ++k)
-            plane.derivatives[k] = derivatives + (std::int64_t{k} * channels + channel) * derivative_size;
-        return plane;
-    }
-
-    void check() const {
-        require(image != nullptr && target != nullptr, "l1_ssim: a picture is null");
-        require(channels > 0 && height > 0 && width > 0, "l1_ssim: the pictures are empty");
-    }
-};
-
-// Calls body(channel, first row, last row, scratch) for every block of rows.
-template <class Body>
-void for_row_blocks(const Pictures& pictures, int threads, const Body& body) {
-    const std::size_t scratch_size = MIEN_KERNELS(image_ssim_kernels).scratch_size(pictures.width);
-    std::vector<std::vector<float>> scratch(std::max(threads, 1));
-    const int blocks = (pictures.height + kSsimBlockRows - 1) / kSsimBlockRows;
-    parallel_for(threads, std::int64_t{pictures.channels} * blocks, [&](std::int64_t block, int worker) {
-        if (scratch[worker].empty()) scratch[worker].assign(scratch_size, 0.0f);
-        const int first = static_cast<int>(block % blocks) * kSsimBlockRows;
-        const int last = std::min(first + kSsimBlockRows, pictures.height);
-        body(static_cast<int>(block / blocks), first, last, scratch[worker].data());
-    });
+// Into how many strips a channel is cut. Tall ones compute fewer rows twice (ten at either end), many keep many
+// threads busy: about six tasks, of 32 to 128 rows.
+int strip_count(int channels, int height) {
+    const std::int64_t rows = std::clamp<std::int64_t>(std::int64_t{channels} * height / 6, 32, 128);
+    return static_cast<int>((height + rows - 1) / rows);
 }
+
+// Of each thread, kept from picture to picture: fresh memory costs more than filtering it.
+thread_local Buffer<float> strip_scratch;
 
 }  // namespace
 }  // namespace mien
 
-// Floats of `derivatives` that the two functions below need for pictures of this size.
-MIEN_API int64_t mien_image_l1_ssim_derivatives(int channels, int height, int width) {
-    const mien::Pictures pictures{nullptr, nullptr, nullptr, channels, height, width};
-    return 3 * std::int64_t{channels} * height * pictures.derivative_stride();
-}
-
-// sums[0] = sum |image - target|, sums[1] = sum of ssim over all pixels of [channels, height, width] pictures.
-// `derivatives` feeds mien_image_l1_ssim_backward; null if that won't be called.
-MIEN_API int mien_image_l1_ssim(const float* image, const float* target, int channels, int height, int width, int threads,
-                                float* derivatives, double* sums) {
+// sums[0] = sum |image - target|, sums[1] = sum of ssim over all pixels of [channels, height, width] pictures, and
+// gradient = l1_scale * d sums[0] / d image + ssim_scale * d sums[1] / d image; null if it isn't wanted.
+MIEN_API int mien_image_l1_ssim(const float* image, const float* target, int channels, int height, int width,
+                                float l1_scale, float ssim_scale, int threads, float* gradient, double* sums) {
     return mien::guarded([&] {
-        const mien::Pictures pictures{image, target, derivatives, channels, height, width};
-        pictures.check();
-        std::vector<double> l1(std::size_t(channels) * height), ssim(l1.size());
-        mien::for_row_blocks(pictures, threads, [&](int channel, int first, int last, float* scratch) {
-            const std::size_t offset = std::size_t(channel) * height;
-            MIEN_KERNELS(image_ssim_kernels)
-                .forward(pictures.plane(channel), first, last, scratch, l1.data() + offset, ssim.data() + offset);
+        mien::require(image != nullptr && target != nullptr && sums != nullptr, "l1_ssim: a picture is null");
+        mien::require(channels > 0 && height > 0 && width > 0 && channels <= mien::kMostChannels &&
+                          height <= mien::kMostRows && width <= mien::kMostRows,
+                      "l1_ssim: the pictures are empty, or have more than 4096 channels or 2^20 pixels a side");
+        const int room = mien::checked_threads(threads);
+        const mien::SsimKernels& kernels = MIEN_KERNELS(image_ssim_kernels);
+        const auto scratch_size = static_cast<std::int64_t>(kernels.scratch_size(width));
+        const int strips = mien::strip_count(channels, height);
+        std::vector<double> l1(std::size_t(channels) * strips), loss(l1.size());
+        mien::parallel_for(room, std::int64_t{channels} * strips, [&](std::int64_t block, int) {
+            const std::int64_t offset = block / strips * height * width, strip = block % strips;
+            float* wanted = gradient == nullptr ? nullptr : gradient + offset;
+            const mien::SsimPlane plane{image + offset, target + offset, wanted, height, width, l1_scale, ssim_scale};
+            const auto first = static_cast<int>(height * strip / strips);
+            const auto last = static_cast<int>(height * (strip + 1) / strips);
+            kernels.strip(plane, first, last, mien::strip_scratch.reserve(scratch_size), &l1[block], &loss[block]);
         });
-        sums[0] = sums[1] = 0.0;
-        for (double row : l1) sums[0] += row;
-        for (double row : ssim) sums[1] += row;
+        sums[0] = 0.0;
+        sums[1] = double(channels) * height * width;
+        for (double strip : l1) sums[0] += strip;
+        for (double strip : loss) sums[1] -= strip;
     });
 }
 
-// gradient [channels, height, width] = l1_scale * d sums[0] / d image + ssim_scale * d sums[1] / d image.
-MIEN_API int mien_image_l1_ssim_backward(const float* image, const float* target, float* derivatives, int channels,
-                                         int height, int width, float l1_scale, float ssim_scale, int threads,
-                                         float* gradient) {
+// out [count] = bytes [count] / 255.
+MIEN_API int mien_image_to_float(const uint8_t* bytes, int64_t count, int threads, float* out) {
     return mien::guarded([&] {
-        const mien::Pictures pictures{image, target, derivatives, channels, height, width};
-        pictures.check();
-        mien::require(derivatives != nullptr && gradient != nullptr, "l1_ssim: derivatives or gradient is null");
-        mien::for_row_blocks(pictures, threads, [&](int channel, int first, int last, float* scratch) {
-            MIEN_KERNELS(image_ssim_kernels)
-                .backward(pictures.plane(channel), first, last, l1_scale, ssim_scale, scratch,
-                          gradient + channel * pictures.plane_size());
-        });
-    });
-}
-
-// planes [3, pixels] = rgb [pixels, 3] / 255.
-MIEN_API int mien_image_to_float(const uint8_t* rgb, int64_t pixels, int threads, float* planes) {
-    return mien::guarded([&] {
-        mien::require(pixels == 0 || (rgb != nullptr && planes != nullptr), "to_float: a picture is null");
-        const std::int64_t blocks = (pixels + mien::kBlockPixels - 1) / mien::kBlockPixels;
-        mien::parallel_for(threads, blocks, [&](std::int64_t block, int) {
-            const std::int64_t first = block * mien::kBlockPixels;
-            MIEN_KERNELS(image_byte_kernels)
-                .to_float(rgb + 3 * first, std::min(mien::kBlockPixels, pixels - first), pixels, planes + first);
-        });
+        mien::require(count >= 0 && count <= mien::kMostPixels, "to_float: the number of values is out of range");
+        mien::require(count == 0 || (bytes != nullptr && out != nullptr), "to_float: a picture is null");
+        const std::int64_t blocks = (count + mien::kBlockBytes - 1) / mien::kBlockBytes;
+        mien::parallel_for(count > mien::kOneThread ? mien::checked_threads(threads) : 1, blocks,
+                           [&](std::int64_t block, int) {
+                               const std::int64_t first = block * mien::kBlockBytes;
+                               MIEN_KERNELS(image_byte_kernels)
+                                   .to_float(bytes + first, std::min(mien::kBlockBytes, count - first), out + first);
+                           });
     });
 }

@@ -8,32 +8,26 @@
 
 namespace mien {
 
-constexpr int kSsimBlockRows = 32;
-
-// One channel of two pictures, row-major. The derivative planes hold d ssim / d (window mean of image, of image * target, of
-// (image - target)^2) at every pixel.
+// One channel of two pictures, row-major, and what the loss multiplies the sums of |image - target| and of ssim with.
 struct SsimPlane {
     const float* image;
     const float* target;
-    float* derivatives[3];             // all null if no gradient is wanted
-    std::ptrdiff_t derivative_stride;  // floats from row to row, at least the width rounded up to 16
+    float* gradient;  // null: not wanted
     int height, width;
+    float l1_scale, ssim_scale;
 };
 
 struct SsimKernels {
-    // Zeroed floats that `forward` and `backward` need to work in; one buffer may serve many calls with the same width.
+    // Floats, aligned to 64 bytes, that `strip` needs to work in; what they hold before does not matter.
     std::size_t (*scratch_size)(int width);
-    // For at most kSsimBlockRows rows y in [first, last): sums over the row into row_l1[y], row_ssim[y]; the derivatives
-    // unless null.
-    void (*forward)(const SsimPlane& plane, int first, int last, float* scratch, double* row_l1, double* row_ssim);
-    // gradient = l1_scale * sign(image - target) + ssim_scale * d (sum of ssim) / d image, for rows [first, last).
-    void (*backward)(const SsimPlane& plane, int first, int last, float l1_scale, float ssim_scale, float* scratch,
-                     float* gradient);
+    // For rows [first, last): the sums of |image - target| and of 1 - ssim; and the gradient = l1_scale * sign(image -
+    // target) + ssim_scale * d (sum of ssim over the picture) / d image.
+    void (*strip)(const SsimPlane& plane, int first, int last, float* scratch, double* l1, double* loss);
 };
 
 struct ByteKernels {
-    // rgb [pixels, 3] interleaved -> planes [3, plane_stride], divided by 255.
-    void (*to_float)(const std::uint8_t* rgb, std::int64_t pixels, std::int64_t plane_stride, float* planes);
+    // out = bytes / 255.
+    void (*to_float)(const std::uint8_t* bytes, std::int64_t count, float* out);
 };
 
 }  // namespace mien

@@ -1,12 +1,14 @@
 // Z-buffered triangle rasterisation with exact coverage.
 //
 // Pineda, "A Parallel Algorithm for Polygon Rasterization", SIGGRAPH 1988: a pixel is inside where three edge functions
-// are positive. They are evaluated in fixed point, so faces that share an edge neither overlap nor leave a gap (top-left
-// rule). Bands of rows are independent and visit their faces in index order, so the thread count can't change a bit.
+// are positive. They are evaluated in fixed point, so faces that share an edge neither overlap nor leave a gap
+// (top-left rule). Bands of rows are independent and visit their faces in index order, so the thread count can't change
+// a bit.
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "api.h"
@@ -16,12 +18,14 @@
 namespace mien {
 namespace {
 
-// Vertices are snapped to 2^-kSubpixelBits pixels; coverage is then exact in 64-bit integers as long as |x| and |y| stay
-// below 2^20 pixels and the image sides within kMaxImageSide.
+// Vertices are snapped to 2^-kSubpixelBits pixels; coverage is then exact in 64-bit integers as long as |x| and |y|
+// stay below 2^20 pixels and the image sides within kMaxImageSide.
 constexpr int kSubpixelBits = 10;
 constexpr int kMaxImageSide = 16384;
 constexpr std::int64_t kOne = std::int64_t{1} << kSubpixelBits;
 constexpr std::int64_t kHalf = kOne / 2;
+
+constexpr float kMostPixels = (1 << 20) - 1;
 
 constexpr int kBandRows = 16;
 constexpr std::int64_t kBlockFaces = 4096;
@@ -58,6 +62,25 @@ bool is_top_left(const Vertex& a, const Vertex& b) { return b.y < a.y || (b.y ==
 int first_pixel(std::int64_t lowest) { return static_cast<int>((lowest - kHalf + kOne - 1) >> kSubpixelBits); }
 int last_pixel(std::int64_t highest) { return static_cast<int>((highest - kHalf) >> kSubpixelBits); }
 
+void check(const Input& in) {
+    require(in.vertex_count >= 0 && in.face_count >= 0 && in.face_count <= INT32_MAX,
+            "rasterize_mesh: the number of vertices or faces is out of range");
+    require(in.near_depth > 0.0f && std::isfinite(in.near_depth), "rasterize_mesh: near must be positive");
+    if (in.vertex_count > 0) require_pointers("rasterize_mesh", in.vertices);
+    if (in.face_count > 0) require_pointers("rasterize_mesh", in.faces);
+    for (std::int64_t i = 0; i < in.vertex_count; ++i) {
+        const float* v = in.vertices + 3 * i;
+        const bool near = std::abs(v[0]) <= kMostPixels && std::abs(v[1]) <= kMostPixels;
+        if (!std::isfinite(v[2]) || (v[2] > in.near_depth && !near))
+            throw InvalidArgument("vertices: row " + std::to_string(i) +
+                                  " is not finite or lies 2^20 pixels or more from the picture");
+    }
+    for (std::int64_t i = 0; i < 3 * in.face_count; ++i)
+        if (in.faces[i] < 0 || in.faces[i] >= in.vertex_count)
+            throw InvalidArgument("faces: row " + std::to_string(i / 3) + " holds " + std::to_string(in.faces[i]) +
+                                  ", expected 0 to " + std::to_string(in.vertex_count - 1));
+}
+
 // The nearest face so far at the pixels of a band.
 struct Band {
     std::vector<float> nearest;     // 1/z, 0 = empty
@@ -82,7 +105,7 @@ public:
             bound_faces(block * kBlockFaces, std::min((block + 1) * kBlockFaces, in_.face_count));
         });
         sort_into_bands();
-        std::vector<Band> scratch(std::max(threads_, 1));
+        std::vector<Band> scratch(static_cast<std::size_t>(threads_));
         parallel_for(threads_, bands(), [&](std::int64_t band, int worker) {
             const int first = static_cast<int>(band) * kBandRows, last = std::min(first + kBandRows, in_.height) - 1;
             draw_band(band, first, last, scratch[worker]);
@@ -229,16 +252,18 @@ private:
 }  // namespace
 }  // namespace mien
 
-// Vertices with z > near_depth must lie within +-1048575 pixels, face indices within [0, vertex_count). Not checked here:
-// the caller reports which one is wrong.
+// Vertices with z > near_depth must lie within +-1048575 pixels, all depths must be finite, and face indices lie within
+// [0, vertex_count).
 MIEN_API int mien_mesh_rasterize(const float* vertices, int64_t vertex_count, const int32_t* faces, int64_t face_count,
                                  int width, int height, float near_depth, int threads, int32_t* face_id,
                                  float* barycentrics, float* depth) {
     return mien::guarded([&] {
         mien::require(width > 0 && height > 0 && width <= mien::kMaxImageSide && height <= mien::kMaxImageSide,
                       "rasterize_mesh: the image must have 1 to 16384 pixels a side");
+        mien::check({vertices, vertex_count, faces, face_count, width, height, near_depth});
+        mien::require_pointers("rasterize_mesh", face_id, barycentrics, depth);
         mien::Rasterizer({vertices, vertex_count, faces, face_count, width, height, near_depth},
-                         {face_id, barycentrics, depth}, threads)
+                         {face_id, barycentrics, depth}, mien::checked_threads(threads))
             .run();
     });
 }

@@ -8,9 +8,10 @@
 
 namespace mien {
 
-// A face set up for drawing into some rows of a band. Everything is taken at the centre of pixel (first_column, first row).
+// A face set up for drawing into some rows of a band. Everything is taken at the centre of pixel (first_column, first
+// row).
 struct MeshFace {
-    std::int64_t edge[3];    // edge functions; the pixel is covered where none is negative
+    std::int64_t edge[3];     // edge functions; the pixel is covered where none is negative
     std::int64_t along_x[3];  // their change per column
     std::int64_t along_y[3];  // and per row
     double inverse_depth, inverse_along_x, inverse_along_y;

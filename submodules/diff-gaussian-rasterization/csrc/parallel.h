@@ -1,4 +1,5 @@
-// A small thread pool. Waiting threads sleep: a spinning barrier costs 2-50x when another job shares the cores.
+// A small thread pool. Waiting threads look out for some microseconds, then sleep: a spinning barrier costs 2-50x when
+// another job shares the cores.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,10 @@ namespace mien {
 // determined: a deterministic result must depend on the block alone. Runs on the calling thread if threads <= 1, if
 // there is one block, or if the pool is in use (nested or concurrent call). Rethrows the first exception of a body.
 void parallel_for(int threads, int64_t blocks, const std::function<void(int64_t block, int worker)>& body);
+
+// The number of threads to make room for when a caller asks for `threads`. Throws InvalidArgument unless it is
+// positive.
+int checked_threads(int threads);
 
 // CPUs that this process may use (its affinity mask); at least 1.
 int usable_cpus();

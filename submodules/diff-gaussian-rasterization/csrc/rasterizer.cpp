@@ -14,23 +14,28 @@ namespace mien {
 
 namespace {
 
-[[noreturn]] void refuse_first_bad_row(const SplatInputs& in) {
+void refuse_first_bad_row(const Gaussians& in) {
     struct Column {
         const char* name;
         const float* data;
         int64_t width;
     };
-    const Column columns[] = {{"means", in.means, 3},         {"quats", in.quats, 4},
-                              {"scales", in.scales, 3},       {"covariances", in.covariances, 6},
-                              {"opacities", in.opacities, 1}, {"sh", in.sh, 3 * in.sh_coefficients},
-                              {"colors", in.colors, 3},       {"screen_offsets", in.screen_offsets, 2}};
+    const int first = in.sh0 != nullptr ? 1 : 0;
+    const Column columns[] = {{"means", in.means, 3},
+                              {"quats", in.quats, 4},
+                              {"scales", in.scales, 3},
+                              {"covariances", in.covariances, 6},
+                              {"opacities", in.opacities, 1},
+                              {"sh0", in.sh0, 3},
+                              {first == 1 ? "shN" : "sh", in.sh, 3 * (in.sh_coefficients - first)},
+                              {"colors", in.colors, 3},
+                              {"screen_offsets", in.screen_offsets, 2}};
     for (const Column& c : columns) {
         if (c.data == nullptr) continue;
         for (int64_t i = 0; i < in.count * c.width; ++i)
             if (!std::isfinite(c.data[i]))
                 throw NotFinite(std::string(c.name) + ": row " + std::to_string(i / c.width) + " is not finite");
     }
-    throw NotFinite("an input is not finite");
 }
 
 }  // namespace
@@ -44,7 +49,7 @@ int64_t Workspace::reached_blocks() const {
 
 int64_t Workspace::block_end(int64_t block) const { return std::min(count_, (block + 1) * kSplatBlock); }
 
-void Workspace::prepare_splats(const SplatInputs& in, int32_t* radii, int threads) {
+void Workspace::prepare_splats(const Gaussians& in, int32_t* radii, int threads) {
     const SplatKernels& kernels = MIEN_KERNELS(splat_kernels);
     records_.reserve(count_ + 1), rects_.reserve(count_), pair_count_.reserve(count_), ranges_.reserve(count_);
     if (static_cast<int64_t>(blocks_.size()) < block_count()) blocks_ = std::vector<Block>(block_count());
@@ -67,8 +72,14 @@ void Workspace::prepare_splats(const SplatInputs& in, int32_t* radii, int thread
             block.listed += pair_count_[i] > 0;
         }
     });
-    for (int64_t b = 0; b < block_count(); ++b)
-        if (!blocks_[b].finite) refuse_first_bad_row(in);
+    for (int64_t b = 0; b < block_count(); ++b) {
+        if (blocks_[b].finite) continue;
+        refuse_first_bad_row(in);
+        int64_t i = b * kSplatBlock;  // on a mesh: every number is finite, but not what the activations make of one
+        const int64_t end = block_end(b) - 1;
+        while (i < end && kernels.prepare(view_, in, i, i + 1, records_.data(), rects_.data(), radii)) ++i;
+        throw NotFinite("scales or means: row " + std::to_string(i) + " leaves the range of numbers on its triangle");
+    }
 }
 
 void Workspace::number_pairs() {
@@ -83,17 +94,17 @@ void Workspace::number_pairs() {
             "the splats cover too many tiles; draw fewer or a smaller picture");
 }
 
-void Workspace::sort_by_depth(int threads) {
+void Workspace::sort_by_depth() {
     keys_.reserve(listed_), keys_other_.reserve(listed_);
     int64_t at = 0;
     for (int64_t i = 0; i < count_; ++i) {
         if (pair_count_[i] == 0) continue;
         uint32_t depth;
-        std::memcpy(&depth, &records_[i].z,
-                    sizeof depth);  // z > 0: the bits of positive floats are ordered like the floats
+        // z > 0: the bits of positive floats are ordered like the floats.
+        std::memcpy(&depth, &records_[i].z, sizeof depth);
         keys_[at++] = uint64_t(depth) << 32 | uint64_t(i);
     }
-    sorted_ = sort_keys(keys_.data(), keys_other_.data(), listed_, threads);
+    sorted_ = sort_keys(keys_.data(), keys_other_.data(), listed_);
 }
 
 void Workspace::count_chunk(int64_t chunk, int64_t chunks) {
@@ -158,53 +169,82 @@ void Workspace::order_tiles() {
               [&](uint32_t a, uint32_t b) { return size(a) > size(b); });
 }
 
-TileSplats Workspace::tile(int64_t index) const {
-    const int64_t t = index, begin = tile_begin_[t];
-    return {records_.data(),
+// The tile that is `rank`th in order. With one thread they go as they lie in the picture.
+TileSplats Workspace::tile(int64_t rank, int threads) const {
+    const auto at = [&](int64_t r) -> int64_t { return threads > 1 ? tile_order_[r] : r; };
+    const auto place = [&](int64_t t) {
+        return TilePlace{static_cast<int32_t>(t % view_.tiles_x) * kTile,
+                         static_cast<int32_t>(t / view_.tiles_x) * kTile};
+    };
+    const int64_t t = at(rank), next = at(std::min(rank + threads, tile_count() - 1)), begin = tile_begin_[t];
+    return {place(t),
+            place(next),
+            records_.data(),
             entries_.data() + begin,
             entry_masks_.data() + begin,
             tile_begin_[t + 1] - begin,
-            static_cast<int32_t>(t % view_.tiles_x) * kTile,
-            static_cast<int32_t>(t / view_.tiles_x) * kTile};
+            touched_.data(),
+            transmittance_.data() + t * kTile * kTile};
 }
 
-void Workspace::forward(const View& view, const SplatInputs& in, const Picture& out, int32_t* radii, int threads) {
+const float* Workspace::pose(const RigMesh& mesh, const float* vertices, int threads) {
+    ready_ = false;  // the frames of the last picture are gone
+    posed_faces_ = -1;
+    float* frames = frames_.reserve(mesh.faces * kRigFrame + 1);
+    mesh.pose(vertices, threads, frames);
+    posed_faces_ = mesh.faces;
+    return frames;
+}
+
+const float* Workspace::frames(const RigMesh& mesh) const {
+    require(posed_faces_ == mesh.faces, "backward needs the mesh of the matching forward pass");
+    return frames_.data();
+}
+
+void Workspace::pose_backward(const RigMesh& mesh, const RigBinding& binding, int threads, float* g_vertices) {
+    float* corners = corners_.reserve(3 * kRigCorner * mesh.faces);
+    mesh.pose_backward(frames_.data(), frame_slots_.data(), binding.of_face, threads, corners, g_vertices);
+}
+
+void Workspace::forward(const View& view, const Gaussians& in, const Picture& out, int32_t* radii, int threads) {
     const TileKernels& kernels = MIEN_KERNELS(tile_kernels);
     view_ = view;
     count_ = in.count;
     ready_ = false;
+    if (in.frames == nullptr) posed_faces_ = -1;
     prepare_splats(in, radii, threads);
     number_pairs();
-    sort_by_depth(threads);
+    sort_by_depth();
     fill_tiles(threads);
-    if (threads > 1) order_tiles();
-    Picture picture = out;
-    picture.transmittance = transmittance_.reserve(static_cast<int64_t>(view.width) * view.height);
-    parallel_for(threads, tile_count(),
-                 [&](int64_t i, int) { kernels.forward(view_, tile(threads > 1 ? tile_order_[i] : i), picture); });
+    order_tiles();
+    transmittance_.reserve(tile_count() * kTile * kTile);
+    std::memset(touched_.reserve(count_ + 1), 0, static_cast<size_t>(count_));
+    parallel_for(threads, tile_count(), [&](int64_t i, int) { kernels.forward(view_, tile(i, threads), out); });
     ready_ = true;
 }
 
-void Workspace::backward(const View& view, const SplatInputs& in, const PictureGradients& in_gradients,
+void Workspace::backward(const View& view, const Gaussians& in, const PictureGradients& in_gradients,
                          const SplatGradients& out, float* background, float* camera, int threads) {
     require(ready_ && in.count == count_ && view.width == view_.width && view.height == view_.height,
             "backward needs the workspace of the matching forward pass");
+    require((in.frames != nullptr) == (posed_faces_ >= 0), "backward needs the mesh of the matching forward pass");
     slots_.reserve(pairs_ * kSlot), tile_background_.reserve(3 * tile_count()),
         block_camera_.reserve(block_count() * kCameraGradient);
-    PictureGradients picture = in_gradients;
-    picture.transmittance = transmittance_.data();
-    if (threads > 1) order_tiles();
     parallel_for(threads, tile_count(), [&](int64_t i, int) {
-        const int64_t t = threads > 1 ? tile_order_[i] : i;
-        MIEN_KERNELS(tile_kernels).backward(view_, tile(t), picture, slots_.data(), tile_background_.data() + 3 * t);
+        const TileSplats splats = tile(i, threads);
+        const int64_t t = (splats.transmittance - transmittance_.data()) / (kTile * kTile);
+        MIEN_KERNELS(tile_kernels)
+            .backward(view_, splats, in_gradients, slots_.data(),
+                      background != nullptr ? tile_background_.data() + 3 * t : nullptr);
     });
     SplatGradients gradients = out;
+    gradients.stream_sh = count_ * 3 * in.sh_coefficients * int64_t(sizeof(float)) > kCached;
     gradients.camera = camera != nullptr ? block_camera_.data() : nullptr;
     if (camera != nullptr)
         std::fill(block_camera_.data(), block_camera_.data() + block_count() * kCameraGradient, 0.0f);
     parallel_for(threads, block_count(), [&](int64_t b, int) {
         MIEN_KERNELS(splat_kernels)
-            .backward(view_, in, b * kSplatBlock, block_end(b), pair_count_.data(),
+            .backward(view_, in, b * kSplatBlock, block_end(b), pair_count_.data(), touched_.data(),
                       slots_.data() + block_base_[b] * kSlot, gradients);
     });
     if (background != nullptr)

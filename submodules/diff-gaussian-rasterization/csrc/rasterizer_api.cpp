@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "api.h"
+#include "parallel.h"
 #include "rasterizer.h"
 
 namespace {
@@ -18,6 +19,13 @@ struct Settings {
     int32_t normalise_quats, square_extent, clamp_passes_gradient, antialias, symmetric_clamp;
 };
 
+// Gaussians in the world, or (with a mesh) on the triangles of a mesh with these vertices [V, 3].
+struct Inputs : SplatInputs {
+    const RigMesh* mesh;
+    const RigBinding* binding;
+    const float* vertices;
+};
+
 struct PictureOutputs {
     float *image, *alpha, *depth;
     int32_t* radii;
@@ -29,7 +37,7 @@ struct PictureInputs {
 };
 
 struct AllGradients {
-    float *means, *quats, *scales, *covariances, *opacities, *sh, *colors, *screen_offsets;
+    float *means, *quats, *scales, *covariances, *opacities, *sh, *colors, *screen_offsets, *sh0, *vertices;
     float *world_to_camera, *intrinsics, *background;  // [4, 4], [3, 3], [3]
 };
 
@@ -43,6 +51,7 @@ void check_settings(const Settings& s) {
     require_finite(s.world_to_camera, 16, "world_to_camera");
     require_finite(s.intrinsics, 9, "intrinsics");
     require_finite(s.background, 3, "background");
+    if (s.centre != nullptr) require_finite(s.centre, 3, "camera centre");
     require(s.width > 0 && s.height > 0 && s.width <= 65535 && s.height <= 65535,
             "width and height must lie in 1 .. 65535");
     require(s.intrinsics[0] > 0 && s.intrinsics[4] > 0, "intrinsics: the focal lengths must be positive");
@@ -50,11 +59,28 @@ void check_settings(const Settings& s) {
     require(s.eps2d >= 0 && s.alpha_max > 0 && s.alpha_max < 1 && s.stop > 0, "the rules are out of range");
 }
 
-void check_inputs(const SplatInputs& in) {
+void check_mesh(const Inputs& in) {
+    if (in.mesh == nullptr) {
+        require(in.binding == nullptr && in.vertices == nullptr, "a binding or vertices without a mesh");
+        return;
+    }
+    check_pair(in.mesh, in.binding);
+    require(in.binding->count() == in.count, "the binding is of another number of Gaussians");
+    require(in.covariances == nullptr && in.colors == nullptr, "Gaussians on a mesh have quats, scales and sh");
+    require(in.vertices != nullptr || in.mesh->vertices == 0, "vertices is null");
+    for (int64_t i = 0; i < 3 * in.mesh->vertices; ++i)
+        if (!std::isfinite(in.vertices[i]))
+            throw NotFinite("vertices: row " + std::to_string(i / 3) + " is not finite");
+}
+
+void check_inputs(const Inputs& in) {
+    check_mesh(in);
     require(in.count >= 0 && in.count < (int64_t(1) << 31), "the number of splats is out of range");
     require((in.covariances != nullptr) != (in.quats != nullptr && in.scales != nullptr) || in.count == 0,
             "give either quats and scales or covariances");
-    require((in.sh != nullptr) != (in.colors != nullptr) || in.count == 0, "give either sh or colors");
+    const bool harmonics = in.sh != nullptr || (in.sh0 != nullptr && in.sh_coefficients == 1);  // sh may be empty
+    require(harmonics != (in.colors != nullptr) || in.count == 0, "give either sh or colors");
+    require(in.sh0 == nullptr || harmonics || in.count == 0, "sh0 goes with sh");
     require((in.means != nullptr && in.opacities != nullptr) || in.count == 0, "means or opacities is null");
     const int degree = in.sh_degree;
     require(in.colors != nullptr || (degree >= 0 && degree <= 3 && in.sh_coefficients >= (degree + 1) * (degree + 1)),
@@ -90,9 +116,10 @@ View make_view(const Settings& s) {
     return v;
 }
 
-// From the 23 sums of core/projection.h to the matrices. The centre is -R^T t; the clamp's limits depend on the
-// intrinsics.
-void spread_camera(const View& v, bool own_centre, const float* g, float* world_to_camera, float* intrinsics) {
+// From the 23 sums of core/projection.h to the matrices. The centre is -R^T t; the clamp's limits depend on the focal
+// lengths, and unless they are symmetric on the principal point.
+void spread_camera(const View& v, bool own_centre, bool symmetric_clamp, const float* g, float* world_to_camera,
+                   float* intrinsics) {
     const float *g_rotation = g, *g_translation = g + 9, *g_centre = g + 12, *g_k = g + 15, *g_limit = g + 19;
     std::memset(world_to_camera, 0, 16 * sizeof(float));
     for (int i = 0; i < 3; ++i) {
@@ -107,8 +134,8 @@ void spread_camera(const View& v, bool own_centre, const float* g, float* world_
     std::memset(intrinsics, 0, 9 * sizeof(float));
     intrinsics[0] = g_k[0] - (g_limit[0] * v.x_low + g_limit[1] * v.x_high) / v.fx;
     intrinsics[4] = g_k[1] - (g_limit[2] * v.y_low + g_limit[3] * v.y_high) / v.fy;
-    intrinsics[2] = g_k[2] - (g_limit[0] + g_limit[1]) / v.fx;
-    intrinsics[5] = g_k[3] - (g_limit[2] + g_limit[3]) / v.fy;
+    intrinsics[2] = g_k[2] - (symmetric_clamp ? 0.0f : (g_limit[0] + g_limit[1]) / v.fx);
+    intrinsics[5] = g_k[3] - (symmetric_clamp ? 0.0f : (g_limit[2] + g_limit[3]) / v.fy);
 }
 
 }  // namespace
@@ -118,43 +145,61 @@ MIEN_API void* mien_workspace_create() { return new (std::nothrow) Workspace; }
 
 MIEN_API void mien_workspace_destroy(void* workspace) { delete static_cast<Workspace*>(workspace); }
 
-MIEN_API int mien_rasterize_forward(void* workspace, const Settings* settings, const SplatInputs* in,
+MIEN_API int mien_rasterize_forward(void* workspace, const Settings* settings, const Inputs* in,
                                     const PictureOutputs* out, int threads) {
     return guarded([&] {
         require(workspace != nullptr && settings != nullptr && in != nullptr && out != nullptr, "a pointer is null");
-        require(out->image != nullptr && out->alpha != nullptr && out->depth != nullptr, "an output is null");
+        require(out->image != nullptr && out->alpha != nullptr, "an output is null");
         require(out->radii != nullptr || in->count == 0, "radii is null");
-        require(threads > 0, "threads must be positive");
         check_settings(*settings);
         check_inputs(*in);
-        static_cast<Workspace*>(workspace)->forward(make_view(*settings), *in,
-                                                    {out->image, out->alpha, out->depth, nullptr}, out->radii, threads);
+        auto* space = static_cast<Workspace*>(workspace);
+        const int room = checked_threads(threads);
+        const Gaussians gaussians = {*in, in->mesh != nullptr ? space->pose(*in->mesh, in->vertices, room) : nullptr,
+                                     in->mesh != nullptr ? in->binding->face.data() : nullptr};
+        space->forward(make_view(*settings), gaussians, {out->image, out->alpha, out->depth}, out->radii, room);
     });
 }
 
-MIEN_API int mien_rasterize_backward(void* workspace, const Settings* settings, const SplatInputs* in,
+MIEN_API int mien_rasterize_backward(void* workspace, const Settings* settings, const Inputs* in,
                                      const PictureInputs* picture, const AllGradients* out, int threads) {
     return guarded([&] {
         require(workspace != nullptr && settings != nullptr && in != nullptr && picture != nullptr && out != nullptr,
                 "a pointer is null");
-        require(picture->g_image != nullptr && picture->g_alpha != nullptr && picture->image != nullptr &&
-                    picture->depth != nullptr,
+        require(picture->g_image != nullptr && picture->image != nullptr &&
+                    (picture->g_depth == nullptr || picture->depth != nullptr),
                 "an input of backward is null");
         require((out->world_to_camera == nullptr) == (out->intrinsics == nullptr), "camera gradients come together");
-        require(threads > 0, "threads must be positive");
         check_settings(*settings);
         check_inputs(*in);
         const View view = make_view(*settings);
-        const SplatGradients gradients = {out->means,       out->quats,          out->scales,
-                                          out->covariances, out->opacities,      out->sh,
-                                          out->colors,      out->screen_offsets, nullptr};
+        auto* space = static_cast<Workspace*>(workspace);
+        const int room = checked_threads(threads);
+        const bool rigged = in->mesh != nullptr, moves = rigged && out->vertices != nullptr;
+        const Gaussians gaussians = {*in, rigged ? space->frames(*in->mesh) : nullptr,
+                                     rigged ? in->binding->face.data() : nullptr};
+        const SplatGradients gradients = {out->means,
+                                          out->quats,
+                                          out->scales,
+                                          out->covariances,
+                                          out->opacities,
+                                          out->sh,
+                                          out->colors,
+                                          out->screen_offsets,
+                                          out->sh0,
+                                          nullptr,
+                                          moves ? space->frame_slots(in->count) : nullptr,
+                                          moves ? in->binding->of_face.place.data() : nullptr,
+                                          false};
         float camera[kCameraGradient];
         const bool with_camera = out->world_to_camera != nullptr;
-        static_cast<Workspace*>(workspace)->backward(
-            view, *in, {picture->g_image, picture->g_alpha, picture->g_depth, picture->image, picture->depth, nullptr},
-            gradients, out->background, with_camera ? camera : nullptr, threads);
+        space->backward(view, gaussians,
+                        {picture->g_image, picture->g_alpha, picture->g_depth, picture->image, picture->depth},
+                        gradients, out->background, with_camera ? camera : nullptr, room);
+        if (moves) space->pose_backward(*in->mesh, *in->binding, room, out->vertices);
         if (with_camera)
-            spread_camera(view, settings->centre == nullptr, camera, out->world_to_camera, out->intrinsics);
+            spread_camera(view, settings->centre == nullptr, settings->symmetric_clamp, camera, out->world_to_camera,
+                          out->intrinsics);
     });
 }
 

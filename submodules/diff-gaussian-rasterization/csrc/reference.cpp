@@ -208,6 +208,16 @@ void spread_camera(const Pinhole<double>& c, const PinholeGradient<double>& g, R
     r.intrinsics[5] = g.cy - (g.y_low + g.y_high) / c.fy;
 }
 
+void check(const Scene& s, const Result& r) {
+    require(s.count >= 0 && s.width > 0 && s.height > 0,
+            "the number of splats or the size of the picture is out of range");
+    require_pointers("reference", s.world_to_camera, s.intrinsics, s.background, r.image, r.alpha, r.depth);
+    if (s.count > 0) require_pointers("reference", s.means, s.quats, s.scales, s.opacities, s.sh, s.screen_offsets);
+    if (s.g_image == nullptr) return;
+    require_pointers("reference", r.world_to_camera, r.intrinsics, r.background);
+    if (s.count > 0) require_pointers("reference", r.means, r.quats, r.scales, r.opacities, r.sh, r.screen_offsets);
+}
+
 void render(const Scene& s, Result& r) {
     const Pinhole<double> camera = pinhole(s);
     std::vector<Splat> splats;
@@ -241,6 +251,7 @@ MIEN_API int mien_reference_render(const Scene* scene, Result* result) {
         require(scene != nullptr && result != nullptr, "a pointer is null");
         require(scene->sh_degree >= 0 && scene->sh_degree <= 3 && scene->sh_coefficients >= sh_count(scene->sh_degree),
                 "sh does not fit");
+        check(*scene, *result);
         require(scene->g_image == nullptr || (scene->g_alpha != nullptr && scene->g_depth != nullptr),
                 "gradients come together");
         render(*scene, *result);

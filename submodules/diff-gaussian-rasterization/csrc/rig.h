@@ -12,15 +12,14 @@ struct RigColumns {
     const float *means, *quats, *log_scales, *opacity_logits;  // [N, 3], [N, 4] of any length, [N, 3], [N]
 };
 
-// The same Gaussians activated and in the world; what the losses look at besides comes along.
+// The same Gaussians activated and in the world.
 struct RigPlaced {
     float *means, *quats, *scales, *opacities;  // [N, 3], [N, 4], [N, 3], [N]
-    float *local_scales, *face_scales;          // [N, 3], [N]
 };
 
 // Gradients of the above; null counts as zero.
 struct RigPlacedGradients {
-    const float *means, *quats, *scales, *opacities, *local_scales, *face_scales;
+    const float *means, *quats, *scales, *opacities;
 };
 
 // Null: not wanted.
@@ -30,8 +29,8 @@ struct RigColumnGradients {
 
 struct RigBackward {
     RigColumns columns;
-    const float *local_scales, *opacities;  // from the forward pass
-    const float* frames;                    // likewise, kRigFrame floats a face
+    const float* opacities;  // from the forward pass
+    const float* frames;     // likewise, kRigFrame floats a face
     RigPlacedGradients placed;
     RigColumnGradients out;
     float* slots;  // kRigSlot floats a Gaussian, face by face: what it does to its frame; null if no vertex wants a

@@ -29,12 +29,20 @@ struct View {
 };
 
 // Arrays by rows. Either quats + scales or covariances [N, 6] (xx xy xz yy yz zz); either sh [N, K, 3] or colors [N,
-// 3].
+// 3]. If sh0 [N, 1, 3] is given, it is the first coefficient, and sh [N, K - 1, 3] the others.
 struct SplatInputs {
     int64_t count;
     int32_t sh_coefficients, sh_degree;
     const float *means, *quats, *scales, *covariances, *opacities, *sh, *colors;
     const float* screen_offsets;  // [N, 2] in half images, may be null
+    const float* sh0;
+};
+
+// Where the Gaussians are. On a mesh, means, quats, scales and opacities are those of `RigColumns`: local, scales and
+// opacities before their activation.
+struct Gaussians : SplatInputs {
+    const float* frames = nullptr;  // [F, kRigFrame]; null: in the world
+    const int32_t* face = nullptr;  // [N]
 };
 
 // What blending needs of a splat; one cache line.
@@ -56,22 +64,26 @@ struct Pair {  // of a splat and a tile
 };
 
 struct SplatGradients {  // any pointer may be null: not wanted
-    float *means, *quats, *scales, *covariances, *opacities, *sh, *colors, *screen_offsets;
-    float* camera;  // [blocks][kCameraGradient], one row per block of splats
+    float *means, *quats, *scales, *covariances, *opacities, *sh, *colors, *screen_offsets, *sh0;
+    float* camera;           // [blocks][kCameraGradient], one row per block of splats
+    float* frame_slots;      // of Gaussians on a mesh: [N, kRigSlot], row slot_of[i] for Gaussian i
+    const int32_t* slot_of;  // [N]
+    bool stream_sh;          // write sh past the caches, which can't hold it until somebody reads it
 };
 constexpr int kCameraGradient = 24;  // the 23 numbers of core/projection.h, padded
 
 struct SplatKernels {
     // Fills records, rects and radii of [first, last); returns whether every input was finite.
-    bool (*prepare)(const View&, const SplatInputs&, int64_t first, int64_t last, SplatRecord*, TileRect*,
+    bool (*prepare)(const View&, const Gaussians&, int64_t first, int64_t last, SplatRecord*, TileRect*,
                     int32_t* radii);
     // Lists the tiles that the splats [first, last) touch and counts them per splat; returns how many pairs were
     // written.
     int64_t (*list_pairs)(const SplatRecord*, const TileRect*, int tiles_x, int64_t first, int64_t last, Pair* pairs,
                           uint32_t* counts);
-    // Gradients of [first, last); `slots` is the first splat's first pair, pairs in the order of `list_pairs`.
-    void (*backward)(const View&, const SplatInputs&, int64_t first, int64_t last, const uint32_t* counts,
-                     const float* slots, const SplatGradients&);
+    // Gradients of [first, last), at most kSplatBlock; `slots` is the first splat's first pair, pairs in the order of
+    // `list_pairs`. `touched`: whether a splat added anything to the picture; the slots of others are not read.
+    void (*backward)(const View&, const Gaussians&, int64_t first, int64_t last, const uint32_t* counts,
+                     const uint8_t* touched, const float* slots, const SplatGradients&);
 };
 
 }  // namespace mien

@@ -9,29 +9,35 @@ struct TileEntry {
     uint32_t splat, pair;
 };
 
+struct TilePlace {
+    int32_t x0, y0;  // the tile's first pixel
+};
+
 // One tile's splats, front to back.
-struct TileSplats {
+struct TileSplats : TilePlace {
+    TilePlace next;  // where this thread is likely to go on
     const SplatRecord* records;
     const TileEntry* entries;
     uint16_t* masks;  // parallel to entries; the forward pass clears blocks to which the splat adds nothing
     int64_t count;
-    int32_t x0, y0;  // the tile's first pixel
+    uint8_t* touched;      // per splat of the picture: forward sets those that add something to it
+    float* transmittance;  // [kTile * kTile] of this tile, in block order: forward leaves it for backward
 };
 
 // Planes of the picture, [.., H, W].
 struct Picture {
-    float *image, *alpha, *depth, *transmittance;
+    float *image, *alpha, *depth;  // depth may be null
 };
 
 struct PictureGradients {
-    const float *image, *alpha, *depth;  // dL/doutput; depth may be null
+    const float *image, *alpha, *depth;  // dL/doutput; alpha and depth may be null
     const float *out_image, *out_depth;  // what forward returned
-    const float* transmittance;
 };
 
 struct TileKernels {
     void (*forward)(const View&, const TileSplats&, const Picture&);
-    // Writes the ten sums of every pair to slots + kSlot * pair, and the tile's background gradient to background[3].
+    // Writes the ten sums of every pair to slots + kSlot * pair, and the tile's background gradient to background[3],
+    // which may be null.
     void (*backward)(const View&, const TileSplats&, const PictureGradients&, float* slots, float* background);
 };
 

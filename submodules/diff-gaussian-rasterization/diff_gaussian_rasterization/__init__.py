@@ -1,7 +1,7 @@
 """A differentiable rasteriser of 3D Gaussians for the CPU.
 
-`rasterize` is the full interface; `GaussianRasterizationSettings` and `GaussianRasterizer` are the one that projects
-know under this name.
+`rasterize` is the full interface, `rasterize_rigged` the one for Gaussians on a mesh; `GaussianRasterizationSettings`
+and `GaussianRasterizer` are the one that projects know under this name.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from ._compatible import GaussianRasterizationSettings, GaussianRasterizer
 from ._library import NonFiniteError, isa_name, thread_count
 from ._rasterize import rasterize
+from ._rigged import rasterize_rigged
 from ._rules import RULES, Rules
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Rules",
     "isa_name",
     "rasterize",
+    "rasterize_rigged",
     "thread_count",
 ]

@@ -32,15 +32,16 @@ SPLAT_TENSORS: tuple[str, ...] = (
     "sh",
     "colors",
     "screen_offsets",
+    "sh0",
 )
 
 
-class SplatInputs(ctypes.Structure):
+class Inputs(ctypes.Structure):
     _fields_ = [
         ("count", c_int64),
         ("sh_coefficients", c_int32),
         ("sh_degree", c_int32),
-        *[(name, c_void_p) for name in SPLAT_TENSORS],
+        *[(name, c_void_p) for name in (*SPLAT_TENSORS, "mesh", "binding", "vertices")],
     ]
 
 
@@ -53,7 +54,9 @@ class PictureInputs(ctypes.Structure):
 
 
 class AllGradients(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in (*SPLAT_TENSORS, "world_to_camera", "intrinsics", "background")]
+    _fields_ = [
+        (name, c_void_p) for name in (*SPLAT_TENSORS, "vertices", "world_to_camera", "intrinsics", "background")
+    ]
 
 
 def address(tensor: Tensor | None) -> int | None:
@@ -85,11 +88,13 @@ class Workspace:
         """A workspace that nobody else uses; it goes back when the lease is garbage."""
         # The garbage collector finalises everything in a cycle, in any order: a workspace may have been given back and
         # freed in one go.
-        while cls._free:
-            workspace = cls._free.pop()
+        while True:
+            try:
+                workspace = cls._free.pop()
+            except IndexError:  # asked beforehand, another thread may take the last one in between
+                return Lease(cls())
             if workspace.handle:
                 return Lease(workspace)
-        return Lease(cls())
 
     @classmethod
     def give_back(cls, workspace: Workspace) -> None:

@@ -102,7 +102,8 @@ class GaussianRasterizer(nn.Module):
             "scales": None if scales is None else check_tensor("scales", scales, (n, 3)) * settings.scale_modifier,
             "screen_offsets": None if means2D is None else _gradient_only(check_tensor("means2D", means2D, (n, 3))),
         }
-        image, _, _, radii = rasterize_tensors(_picture(settings), splats, _camera(settings), _plain(settings.campos))
+        tensors = {**splats, **_camera(settings)}
+        image, _, _, radii = rasterize_tensors(_picture(settings), tensors, _plain(settings.campos))
         return image, radii
 
 
@@ -122,11 +123,11 @@ def _picture(settings: GaussianRasterizationSettings) -> Picture:
     near = float(torch.nextafter(torch.tensor(_NEAR), torch.tensor(1.0)))
     rules = dataclasses.replace(RULES["dgr"], antialias=bool(settings.antialiasing))
     size = int(settings.image_width), int(settings.image_height)
-    return Picture(*size, near, _FAR, int(settings.sh_degree), rules, thread_count(None))
+    return Picture(*size, near, _FAR, int(settings.sh_degree), rules, thread_count(None), with_depth=False)
 
 
-def _camera(settings: GaussianRasterizationSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """(world_to_camera, intrinsics, background). The principal point is in projmatrix alone."""
+def _camera(settings: GaussianRasterizationSettings) -> dict[str, Tensor]:
+    """The camera's tensors by name. The principal point is in projmatrix alone."""
     view = _plain(settings.viewmatrix).T.contiguous()
     width, height = settings.image_width, settings.image_height
     projection = (
@@ -138,4 +139,4 @@ def _camera(settings: GaussianRasterizationSettings) -> tuple[Tensor, Tensor, Te
             raise ValueError(f"projmatrix has focal length {name} {found:.6g} pixels, tanfov{name} says {wanted:.6g}")
     cx, cy = (projection[0][2] + 1) * width / 2, (projection[1][2] + 1) * height / 2
     intrinsics = torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-    return view, intrinsics, _plain(settings.bg)
+    return {"world_to_camera": view, "intrinsics": intrinsics, "background": _plain(settings.bg)}

@@ -7,7 +7,7 @@ import functools
 import os
 from pathlib import Path
 
-ABI_VERSION = 2
+ABI_VERSION = 4
 
 
 class NonFiniteError(ValueError):

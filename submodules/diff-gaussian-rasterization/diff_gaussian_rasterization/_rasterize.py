@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +26,17 @@ class Picture:
     sh_degree: int
     rules: Rules
     threads: int
+    with_depth: bool = True
+
+
+class Mount(NamedTuple):
+    """The native handles of the mesh that Gaussians ride on, and of their binding to it."""
+
+    mesh: Any
+    binding: Any
+
+
+NAMES = (*SPLAT_TENSORS, "vertices", "world_to_camera", "intrinsics", "background")
 
 
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> Tensor:
@@ -37,25 +47,25 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> Ten
     """
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} must be a tensor, got {type(tensor).__name__}")
-    wanted = "[" + ", ".join(str(size) for size in shape) + "]"
-    fits = tensor.dim() == len(shape)
-    fits = fits and all(isinstance(w, str) or w == s for w, s in zip(shape, tensor.shape, strict=True))
-    if not fits:
+    found = tuple(tensor.shape)
+    if found != shape and (
+        len(found) != len(shape) or any(not isinstance(w, str) and w != s for w, s in zip(shape, found, strict=True))
+    ):
+        wanted = "[" + ", ".join(str(size) for size in shape) + "]"
         raise ValueError(f"{name} must have shape {wanted}, got {list(tensor.shape)}")
     if tensor.dtype != torch.float32:
         raise ValueError(f"{name} must have dtype torch.float32, got {tensor.dtype}")
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         raise ValueError(f"{name} must be on the CPU, got {tensor.device}")
     return tensor.contiguous()
 
 
-def _settings(picture: Picture, camera: Sequence[Tensor], centre: Tensor | None) -> _calls.Settings:
-    view, intrinsics, background = camera
+def _settings(picture: Picture, tensors: dict[str, Tensor | None], centre: Tensor | None) -> _calls.Settings:
     rules = picture.rules
     return _calls.Settings(
-        world_to_camera=address(view),
-        intrinsics=address(intrinsics),
-        background=address(background),
+        world_to_camera=address(tensors["world_to_camera"]),
+        intrinsics=address(tensors["intrinsics"]),
+        background=address(tensors["background"]),
         centre=address(centre),
         near_plane=picture.near,
         far_plane=picture.far,
@@ -72,36 +82,43 @@ def _settings(picture: Picture, camera: Sequence[Tensor], centre: Tensor | None)
     )
 
 
-def _inputs(picture: Picture, splats: dict[str, Tensor | None]) -> _calls.SplatInputs:
-    means, sh = splats["means"], splats["sh"]
+def _inputs(picture: Picture, tensors: dict[str, Tensor | None], mount: Mount | None) -> _calls.Inputs:
+    means, sh = tensors["means"], tensors["sh"]
     if means is None:
         raise ValueError("means must be given")
-    return _calls.SplatInputs(
+    coefficients = 0 if sh is None else sh.shape[1] + (tensors["sh0"] is not None)
+    return _calls.Inputs(
         count=means.shape[0],
-        sh_coefficients=0 if sh is None else sh.shape[1],
+        sh_coefficients=coefficients,
         sh_degree=picture.sh_degree,
-        **{name: address(tensor) for name, tensor in splats.items()},
+        mesh=None if mount is None else mount.mesh.value,
+        binding=None if mount is None else mount.binding.value,
+        **{name: address(tensors[name]) for name in (*SPLAT_TENSORS, "vertices")},
     )
 
 
 class _Rasterize(torch.autograd.Function):
-    """Arguments: picture, centre, then the eight of SPLAT_TENSORS, world_to_camera, intrinsics, background."""
+    """Arguments: picture, centre, mount, then the tensors of NAMES."""
 
     @staticmethod
-    def forward(ctx: Any, picture: Picture, centre: Tensor | None, *tensors: Any) -> tuple[Tensor, ...]:
-        inputs = _inputs(picture, dict(zip(SPLAT_TENSORS, tensors[:-3], strict=True)))
+    def forward(
+        ctx: Any, picture: Picture, centre: Tensor | None, mount: Mount | None, *tensors: Any
+    ) -> tuple[Tensor | None, ...]:
+        named = dict(zip(NAMES, tensors, strict=True))
+        inputs = _inputs(picture, named, mount)
         image = torch.empty(3, picture.height, picture.width)
-        alpha, depth = (torch.empty(1, picture.height, picture.width) for _ in range(2))
+        alpha = torch.empty(1, picture.height, picture.width)
+        depth = torch.empty_like(alpha) if picture.with_depth else None
         radii = torch.empty(inputs.count, dtype=torch.int32)
         outputs = _calls.PictureOutputs(*(address(tensor) for tensor in (image, alpha, depth, radii)))
         lease = Workspace.take()
-        settings = _settings(picture, tensors[-3:], centre)
+        settings = _settings(picture, named, centre)
         _calls.call("mien_rasterize_forward", lease.workspace, settings, inputs, outputs, threads=picture.threads)
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(image, depth, centre, *tensors)
-            ctx.picture, ctx.lease = picture, lease
+            ctx.picture, ctx.mount, ctx.lease = picture, mount, lease
         return image, alpha, depth, radii
 
     @staticmethod
@@ -112,39 +129,43 @@ class _Rasterize(torch.autograd.Function):
         image, depth, centre, *tensors = ctx.saved_tensors
         picture: Picture = ctx.picture
         lease: Lease = ctx.lease
-        names = (*SPLAT_TENSORS, "world_to_camera", "intrinsics", "background")
-        wanted = dict(zip(names, ctx.needs_input_grad[2:], strict=True))
+        named = dict(zip(NAMES, tensors, strict=True))
+        wanted = dict(zip(NAMES, ctx.needs_input_grad[3:], strict=True))
         wanted["world_to_camera"] = wanted["intrinsics"] = wanted["world_to_camera"] or wanted["intrinsics"]
         gradients = {
             name: torch.empty_like(tensor) if wanted[name] and tensor is not None else None
-            for name, tensor in zip(names, tensors, strict=True)
+            for name, tensor in named.items()
         }
         g_image = torch.zeros_like(image) if g_image is None else g_image.contiguous()
-        g_alpha = torch.zeros_like(depth) if g_alpha is None else g_alpha.contiguous()
+        g_alpha = None if g_alpha is None else g_alpha.contiguous()
         g_depth = None if g_depth is None else g_depth.contiguous()
         pictures = _calls.PictureInputs(*(address(tensor) for tensor in (g_image, g_alpha, g_depth, image, depth)))
         outputs = _calls.AllGradients(**{name: address(tensor) for name, tensor in gradients.items()})
-        inputs = _inputs(picture, dict(zip(SPLAT_TENSORS, tensors[:-3], strict=True)))
-        settings = _settings(picture, tensors[-3:], centre)
+        inputs, settings = _inputs(picture, named, ctx.mount), _settings(picture, named, centre)
         _calls.call(
             "mien_rasterize_backward", lease.workspace, settings, inputs, pictures, outputs, threads=picture.threads
         )
-        return None, None, *gradients.values()
+        return None, None, None, *gradients.values()
 
 
 def rasterize_tensors(
     picture: Picture,
-    splats: dict[str, Tensor | None],
-    camera: tuple[Tensor, Tensor, Tensor],
+    tensors: dict[str, Tensor | None],
     centre: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Draw checked tensors; `splats` by SPLAT_TENSORS name, `camera` = (world_to_camera, intrinsics, background)."""
-    return _Rasterize.apply(picture, centre, *(splats.get(name) for name in SPLAT_TENSORS), *camera)  # type: ignore[return-value]
+    mount: Mount | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Draw checked tensors, by their name in NAMES; those that are not given are None."""
+    return _Rasterize.apply(picture, centre, mount, *(tensors.get(name) for name in NAMES))  # type: ignore[return-value]
 
 
 @functools.lru_cache(maxsize=64)
-def _checked_picture(
-    size: tuple[int, int], planes: tuple[float, float], sh_degree: int, rules: str | Rules, threads: int
+def checked_picture(
+    size: tuple[int, int],
+    planes: tuple[float, float],
+    sh_degree: int,
+    rules: str | Rules,
+    threads: int,
+    with_depth: bool = True,
 ) -> Picture:
     if isinstance(rules, str) and rules not in RULES:
         raise ValueError(f"rules must be one of {', '.join(RULES)} or a Rules, got {rules!r}")
@@ -156,7 +177,7 @@ def _checked_picture(
             raise ValueError(f"{name} must lie in 1 .. 65535, got {value!r}")
     if not 0 < planes[0] < planes[1]:
         raise ValueError(f"near must be positive and smaller than far, got near {planes[0]!r}, far {planes[1]!r}")
-    return Picture(*size, *planes, sh_degree, chosen, threads)
+    return Picture(*size, *planes, sh_degree, chosen, threads, with_depth)
 
 
 def _checked_splats(
@@ -198,9 +219,10 @@ def rasterize(  # noqa: PLR0913
     background: Tensor,
     screen_offsets: Tensor | None = None,
     covariances: Tensor | None = None,
+    with_depth: bool = True,
     rules: str | Rules = "ours",
     threads: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """Draw 3D Gaussians (Kerbl et al., 3D Gaussian Splatting, 2023) on the CPU.
 
     All tensors are float32 on the CPU; gradients flow to every one of them. The result does not depend on `threads`.
@@ -217,25 +239,30 @@ def rasterize(  # noqa: PLR0913
         background: [3].
         screen_offsets: [N, 2] added to the screen means, in half images: (W / 2, H / 2) pixels per unit.
         covariances: [N, 6] xx xy xz yy yz zz, used instead of quats and scales (which then get no gradient).
+        with_depth: False leaves the depth out, which saves time.
         rules: "ours", "dgr" (diff-gaussian-rasterization), "gsplat15", or a `Rules`.
         threads: None for the environment variable MIEN_THREADS, else the number of usable CPUs.
 
     Returns:
-        image [3, H, W] over the background, alpha [1, H, W], depth [1, H, W] (sum of weight * camera z), and
+        image [3, H, W] over the background, alpha [1, H, W], depth [1, H, W] (sum of weight * camera z) or None, and
         radii [N] int32: three standard deviations of the longer axis in pixels, rounded up; 0 if not drawn.
 
     Raises:
         NonFiniteError: NaN or infinity; names the tensor and the first row.
         ValueError: a tensor of another shape, dtype or device, or an option out of range.
     """
-    picture = _checked_picture((width, height), (near, far), sh_degree, rules, thread_count(threads))
+    picture = checked_picture((width, height), (near, far), sh_degree, rules, thread_count(threads), bool(with_depth))
     splats = _checked_splats((means, quats, scales, opacities, sh), screen_offsets, sh_degree)
     if covariances is not None:
         splats["covariances"] = check_tensor("covariances", covariances, (means.shape[0], 6))
         splats["quats"] = splats["scales"] = None
-    camera = (
-        check_tensor("world_to_camera", world_to_camera, (4, 4)),
-        check_tensor("intrinsics", intrinsics, (3, 3)),
-        check_tensor("background", background, (3,)),
-    )
-    return rasterize_tensors(picture, splats, camera)
+    return rasterize_tensors(picture, {**splats, **checked_camera(world_to_camera, intrinsics, background)})
+
+
+def checked_camera(world_to_camera: Tensor, intrinsics: Tensor, background: Tensor) -> dict[str, Tensor]:
+    """What a picture needs beside its splats, by name."""
+    return {
+        "world_to_camera": check_tensor("world_to_camera", world_to_camera, (4, 4)),
+        "intrinsics": check_tensor("intrinsics", intrinsics, (3, 3)),
+        "background": check_tensor("background", background, (3,)),
+    }

@@ -24,8 +24,6 @@ class Placed(NamedTuple):
     quats: Tensor  # [N, 4] (w, x, y, z), unit
     scales: Tensor  # [N, 3] standard deviations
     opacities: Tensor  # [N] in [0, 1]
-    local_scales: Tensor  # [N, 3] standard deviations in triangle scales
-    face_scales: Tensor  # [N] scale of each Gaussian's triangle
 
 
 class _Pointers(ctypes.Structure):
@@ -74,7 +72,7 @@ class FaceRig:
         if isinstance(n_vertices, bool) or not isinstance(n_vertices, int) or n_vertices < 0:
             raise ValueError(f"n_vertices: found {n_vertices!r}, expected an integer from 0")
         self.n_faces, self.n_vertices = faces.shape[0], n_vertices
-        self._mesh = _Handle("mesh", c_void_p(indices.data_ptr()), c_int64(self.n_faces), c_int64(n_vertices))
+        self.mesh = _Handle("mesh", c_void_p(indices.data_ptr()), c_int64(self.n_faces), c_int64(n_vertices))
         self._bound: tuple[Tensor, int, _Handle] | None = None
 
     def place(  # noqa: PLR0913 - the columns of a Gaussian
@@ -105,7 +103,7 @@ class FaceRig:
         Raises:
             ValueError: wrong type, shape or device, or a face that is not there; names the argument.
         """
-        binding_handle = self._binding(binding)
+        binding_handle = self.bind(binding)
         count = binding.shape[0]
         tensors = (
             check_tensor("vertices", vertices, (self.n_vertices, 3)),
@@ -114,10 +112,11 @@ class FaceRig:
             check_tensor("scales_log", scales_log, (count, 3)),
             check_tensor("opacity_logit", opacity_logit, (count,)),
         )
-        placed = _Place.apply(self._mesh, binding_handle, self.n_faces, thread_count(threads), *tensors)
+        placed = _Place.apply(self.mesh, binding_handle, self.n_faces, thread_count(threads), *tensors)
         return Placed(*placed)  # type: ignore[misc]
 
-    def _binding(self, binding: Tensor) -> _Handle:
+    def bind(self, binding: Tensor) -> _Handle:
+        """The native form of a binding [N] int64, made anew if it is another tensor than last time or was changed."""
         known = self._bound
         if known is not None and known[0] is binding and known[1] == binding._version:
             return known[2]
@@ -137,8 +136,6 @@ class _Place(torch.autograd.Function):
             torch.empty_like(quats),
             torch.empty_like(scales_log),
             torch.empty_like(opacity_logit),
-            local_scales=torch.empty_like(scales_log),
-            face_scales=torch.empty_like(opacity_logit),
         )
         columns = _Columns.of(means, quats, scales_log, opacity_logit)
         check(
@@ -148,15 +145,14 @@ class _Place(torch.autograd.Function):
             )
         )  # fmt: skip
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(vertices, means, quats, scales_log, opacity_logit, frames, placed.local_scales,
-                              placed.opacities)  # fmt: skip
+        ctx.save_for_backward(vertices, means, quats, scales_log, opacity_logit, frames, placed.opacities)
         ctx.mesh, ctx.binding, ctx.threads = mesh, binding, threads
         return tuple(placed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        vertices, *column_tensors, frames, local_scales, opacities = ctx.saved_tensors
+        vertices, *column_tensors, frames, opacities = ctx.saved_tensors
         received = [None if grad is None else grad.contiguous() for grad in grads]
         wanted = ctx.needs_input_grad[4:]
         g_vertices, *g_columns = (
@@ -166,7 +162,7 @@ class _Place(torch.autograd.Function):
         check(
             library().mien_rig_place_backward(
                 ctx.mesh.value, ctx.binding.value, ctypes.byref(_Columns.of(*column_tensors)),
-                c_void_p(local_scales.data_ptr()), c_void_p(opacities.data_ptr()), c_void_p(frames.data_ptr()),
+                c_void_p(opacities.data_ptr()), c_void_p(frames.data_ptr()),
                 ctypes.byref(_Placed.of(*received)), ctx.threads, ctypes.byref(_Columns.of(*g_columns)),
                 c_void_p(address(g_vertices)),
             )

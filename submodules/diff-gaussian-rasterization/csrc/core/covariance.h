@@ -17,14 +17,14 @@ struct Sym3 {
 
 // rows (2x3) times M M^T times rows^T
 template <class T>
-inline Sym2<T> covariance_2d(const Vec3<T>& row0, const Vec3<T>& row1, const Mat3<T>& m) {
+MIEN_HD inline Sym2<T> covariance_2d(const Vec3<T>& row0, const Vec3<T>& row1, const Mat3<T>& m) {
     const Vec3<T> a = transposed_times(m, row0), b = transposed_times(m, row1);
     return {dot(a, a), dot(a, b), dot(b, b)};
 }
 
 template <class T>
-inline void covariance_2d_vjp(const Vec3<T>& row0, const Vec3<T>& row1, const Mat3<T>& m, const Sym2<T>& g,
-                              Vec3<T>& g_row0, Vec3<T>& g_row1, Mat3<T>& g_m) {
+MIEN_HD inline void covariance_2d_vjp(const Vec3<T>& row0, const Vec3<T>& row1, const Mat3<T>& m, const Sym2<T>& g,
+                                      Vec3<T>& g_row0, Vec3<T>& g_row1, Mat3<T>& g_m) {
     const T two = T(2.0f);
     const Vec3<T> a = transposed_times(m, row0), b = transposed_times(m, row1);
     const Vec3<T> g_a = (two * g.xx) * a + g.xy * b, g_b = g.xy * a + (two * g.yy) * b;
@@ -36,21 +36,21 @@ inline void covariance_2d_vjp(const Vec3<T>& row0, const Vec3<T>& row1, const Ma
 }
 
 template <class T>
-inline Vec3<T> operator*(const Sym3<T>& s, const Vec3<T>& v) {
+MIEN_HD inline Vec3<T> operator*(const Sym3<T>& s, const Vec3<T>& v) {
     return {s.xx * v.x + s.xy * v.y + s.xz * v.z, s.xy * v.x + s.yy * v.y + s.yz * v.z,
             s.xz * v.x + s.yz * v.y + s.zz * v.z};
 }
 
 // rows times S times rows^T
 template <class T>
-inline Sym2<T> covariance_2d(const Vec3<T>& row0, const Vec3<T>& row1, const Sym3<T>& s) {
+MIEN_HD inline Sym2<T> covariance_2d(const Vec3<T>& row0, const Vec3<T>& row1, const Sym3<T>& s) {
     const Vec3<T> a = s * row0, b = s * row1;
     return {dot(row0, a), dot(row0, b), dot(row1, b)};
 }
 
 template <class T>
-inline void covariance_2d_vjp(const Vec3<T>& row0, const Vec3<T>& row1, const Sym3<T>& s, const Sym2<T>& g,
-                              Vec3<T>& g_row0, Vec3<T>& g_row1, Sym3<T>& g_s) {
+MIEN_HD inline void covariance_2d_vjp(const Vec3<T>& row0, const Vec3<T>& row1, const Sym3<T>& s, const Sym2<T>& g,
+                                      Vec3<T>& g_row0, Vec3<T>& g_row1, Sym3<T>& g_s) {
     const T two = T(2.0f);
     const Vec3<T> a = s * row0, b = s * row1;
     g_row0 = (two * g.xx) * a + g.xy * b;
@@ -74,7 +74,7 @@ struct Conic {
 };
 
 template <class T>
-inline Conic<T> make_conic(const Sym2<T>& covariance, T eps) {
+MIEN_HD inline Conic<T> make_conic(const Sym2<T>& covariance, T eps) {
     Conic<T> c;
     c.filtered = {covariance.xx + eps, covariance.xy, covariance.yy + eps};
     c.raw_determinant = max(covariance.xx * covariance.yy - covariance.xy * covariance.xy, T(0.0f));
@@ -86,7 +86,7 @@ inline Conic<T> make_conic(const Sym2<T>& covariance, T eps) {
 
 // dL/dcovariance from g = dL/d(conic.inverse): -C G C.
 template <class T>
-inline Sym2<T> make_conic_vjp(const Conic<T>& conic, const Sym2<T>& g) {
+MIEN_HD inline Sym2<T> make_conic_vjp(const Conic<T>& conic, const Sym2<T>& g) {
     const Sym2<T>& c = conic.inverse;
     const T half = T(0.5f), zero = T(0.0f);
     const T m00 = g.xx * c.xx + half * g.xy * c.xy, m01 = g.xx * c.xy + half * g.xy * c.yy;
@@ -97,12 +97,12 @@ inline Sym2<T> make_conic_vjp(const Conic<T>& conic, const Sym2<T>& g) {
 // Opacity factor that keeps a thin Gaussian's energy under the low-pass filter ("antialiased", Yu et al.,
 // Mip-Splatting, 2024).
 template <class T>
-inline T compensation(const Conic<T>& c) {
+MIEN_HD inline T compensation(const Conic<T>& c) {
     return sqrt(max(c.raw_determinant / c.determinant, T(2.5e-5f)));
 }
 
 template <class T>
-inline Sym2<T> compensation_vjp(const Sym2<T>& covariance, const Conic<T>& c, T g) {
+MIEN_HD inline Sym2<T> compensation_vjp(const Sym2<T>& covariance, const Conic<T>& c, T g) {
     const T inverse = T(1.0f) / c.determinant, ratio = c.raw_determinant * inverse, zero = T(0.0f);
     const T k = select(ratio > T(2.5e-5f), g * T(0.5f) / compensation(c) * inverse, zero);
     return {k * (covariance.yy - ratio * c.filtered.yy), T(-2.0f) * k * (covariance.xy - ratio * c.filtered.xy),

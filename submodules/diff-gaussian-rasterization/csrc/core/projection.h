@@ -38,7 +38,7 @@ struct Projection {
 };
 
 template <class T>
-inline Projection<T> project(const Pinhole<T>& camera, const Vec3<T>& mean) {
+MIEN_HD inline Projection<T> project(const Pinhole<T>& camera, const Vec3<T>& mean) {
     Projection<T> p;
     p.point = camera.rotation * mean + camera.translation;
     p.inverse_z = T(1.0f) / p.point.z;
@@ -62,8 +62,8 @@ struct ProjectionGradient {
 
 // Returns dL/dmean; adds to `camera_gradient` (all but `centre`).
 template <class T>
-inline Vec3<T> project_vjp(const Pinhole<T>& camera, const Vec3<T>& mean, const Projection<T>& p,
-                           const ProjectionGradient<T>& g, PinholeGradient<T>& camera_gradient) {
+MIEN_HD inline Vec3<T> project_vjp(const Pinhole<T>& camera, const Vec3<T>& mean, const Projection<T>& p,
+                                   const ProjectionGradient<T>& g, PinholeGradient<T>& camera_gradient) {
     const Mat3<T>& w = camera.rotation;
     PinholeGradient<T>& c = camera_gradient;
     const T k0 = camera.fx * p.inverse_z, k1 = camera.fy * p.inverse_z, zero = T(0.0f);

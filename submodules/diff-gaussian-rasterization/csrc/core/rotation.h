@@ -12,26 +12,31 @@ struct Quat {
 };
 
 template <class T>
-inline Quat<T> conjugate(const Quat<T>& q) {
+MIEN_HD inline Quat<T> operator*(T s, const Quat<T>& q) {
+    return {s * q.w, s * q.x, s * q.y, s * q.z};
+}
+
+template <class T>
+MIEN_HD inline Quat<T> conjugate(const Quat<T>& q) {
     return {q.w, -q.x, -q.y, -q.z};
 }
 
 // Hamilton product: the rotation that applies q first, then p.
 template <class T>
-inline Quat<T> operator*(const Quat<T>& p, const Quat<T>& q) {
+MIEN_HD inline Quat<T> operator*(const Quat<T>& p, const Quat<T>& q) {
     return {p.w * q.w - p.x * q.x - p.y * q.y - p.z * q.z, p.w * q.x + p.x * q.w + p.y * q.z - p.z * q.y,
             p.w * q.y - p.x * q.z + p.y * q.w + p.z * q.x, p.w * q.z + p.x * q.y - p.y * q.x + p.z * q.w};
 }
 
 // 1 / |q|; a zero quaternion counts as the identity rotation, as in torch.nn.functional.normalize.
 template <class T>
-inline T inverse_length(const Quat<T>& q) {
+MIEN_HD inline T inverse_length(const Quat<T>& q) {
     return T(1.0f) / sqrt(max(q.w * q.w + q.x * q.x + q.y * q.y + q.z * q.z, T(1e-24f)));
 }
 
 // Rotation matrix of a quaternion that is taken to have unit length.
 template <class T>
-inline Mat3<T> rotation_matrix(const Quat<T>& q) {
+MIEN_HD inline Mat3<T> rotation_matrix(const Quat<T>& q) {
     const T one = T(1.0f), two = T(2.0f);
     const T xx = q.x * q.x, yy = q.y * q.y, zz = q.z * q.z, xy = q.x * q.y, xz = q.x * q.z, yz = q.y * q.z;
     const T wx = q.w * q.x, wy = q.w * q.y, wz = q.w * q.z;
@@ -41,7 +46,7 @@ inline Mat3<T> rotation_matrix(const Quat<T>& q) {
 }
 
 template <class T>
-inline Quat<T> rotation_matrix_vjp(const Quat<T>& q, const Mat3<T>& g) {
+MIEN_HD inline Quat<T> rotation_matrix_vjp(const Quat<T>& q, const Mat3<T>& g) {
     const T two = T(2.0f), four = T(4.0f);
     const Vec3<T>* r = g.row;
     const T a = r[2].y - r[1].z, b = r[0].z - r[2].x, c = r[1].x - r[0].y;  // antisymmetric part
@@ -53,7 +58,7 @@ inline Quat<T> rotation_matrix_vjp(const Quat<T>& q, const Mat3<T>& g) {
 
 // Derivative of u = q / |q| towards q, given g = dL/du and inverse = 1 / |q|.
 template <class T>
-inline Quat<T> normalise_vjp(const Quat<T>& u, T inverse, const Quat<T>& g) {
+MIEN_HD inline Quat<T> normalise_vjp(const Quat<T>& u, T inverse, const Quat<T>& g) {
     const T along = u.w * g.w + u.x * g.x + u.y * g.y + u.z * g.z;
     return {inverse * (g.w - along * u.w), inverse * (g.x - along * u.x), inverse * (g.y - along * u.y),
             inverse * (g.z - along * u.z)};
@@ -61,7 +66,7 @@ inline Quat<T> normalise_vjp(const Quat<T>& u, T inverse, const Quat<T>& g) {
 
 // M = R diag(s): the covariance is M M^T.
 template <class T>
-inline Mat3<T> scale_columns(const Mat3<T>& r, const Vec3<T>& s) {
+MIEN_HD inline Mat3<T> scale_columns(const Mat3<T>& r, const Vec3<T>& s) {
     Mat3<T> m;
     for (int i = 0; i < 3; ++i) m.row[i] = {r.row[i].x * s.x, r.row[i].y * s.y, r.row[i].z * s.z};
     return m;

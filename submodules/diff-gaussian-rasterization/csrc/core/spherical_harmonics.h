@@ -12,11 +12,11 @@ constexpr double kSh2a = 1.0925484305920792, kSh2b = 0.31539156525252005, kSh2c 
 constexpr double kSh3a = 0.5900435899266435, kSh3b = 2.890611442640554, kSh3c = 0.4570457994644658;
 constexpr double kSh3d = 0.3731763325901154, kSh3e = 1.445305721320277;
 
-constexpr int sh_count(int degree) { return (degree + 1) * (degree + 1); }
+MIEN_HD constexpr int sh_count(int degree) { return (degree + 1) * (degree + 1); }
 
 // basis[0 .. (degree + 1)^2) at the unit direction d
 template <int degree, class T>
-inline void sh_basis(const Vec3<T>& d, T* basis) {
+MIEN_HD inline void sh_basis(const Vec3<T>& d, T* basis) {
     const T x = d.x, y = d.y, z = d.z;
     basis[0] = T(kSh0);
     if constexpr (degree > 0) {
@@ -45,7 +45,7 @@ inline void sh_basis(const Vec3<T>& d, T* basis) {
 
 // sum_k w[k] * (gradient of basis[k] towards d)
 template <int degree, class T>
-inline Vec3<T> sh_basis_vjp(const Vec3<T>& d, const T* w) {
+MIEN_HD inline Vec3<T> sh_basis_vjp(const Vec3<T>& d, const T* w) {
     const T x = d.x, y = d.y, z = d.z, zero = T(0.0f);
     Vec3<T> g = {zero, zero, zero};
     if constexpr (degree > 0) g = {T(-kSh1) * w[3], T(-kSh1) * w[1], T(kSh1) * w[2]};
@@ -73,7 +73,7 @@ inline Vec3<T> sh_basis_vjp(const Vec3<T>& d, const T* w) {
 
 // Unit vector from `from` to `to`, and 1 / distance (0 where the two coincide: the direction is then zero).
 template <class T>
-inline Vec3<T> direction(const Vec3<T>& from, const Vec3<T>& to, T& inverse_length) {
+MIEN_HD inline Vec3<T> direction(const Vec3<T>& from, const Vec3<T>& to, T& inverse_length) {
     const Vec3<T> v = to - from;
     const T squared = dot(v, v);
     inverse_length = select(squared > T(0.0f), T(1.0f) / sqrt(squared), T(0.0f));
@@ -82,7 +82,7 @@ inline Vec3<T> direction(const Vec3<T>& from, const Vec3<T>& to, T& inverse_leng
 
 // Derivative of the unit vector towards `to`.
 template <class T>
-inline Vec3<T> direction_vjp(const Vec3<T>& d, T inverse_length, const Vec3<T>& g) {
+MIEN_HD inline Vec3<T> direction_vjp(const Vec3<T>& d, T inverse_length, const Vec3<T>& g) {
     return inverse_length * (g - dot(d, g) * d);
 }
 

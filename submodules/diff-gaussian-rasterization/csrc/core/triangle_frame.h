@@ -21,19 +21,19 @@ struct TriangleFrame {
 constexpr int kFrameFloats = 16;
 
 template <class T>
-inline T scale_of(const TriangleFrame<T>& f) {
+MIEN_HD inline T scale_of(const TriangleFrame<T>& f) {
     return T(0.5f) * (f.base + f.height);
 }
 
 template <class T>
-inline T length(const Vec3<T>& v) {
+MIEN_HD inline T length(const Vec3<T>& v) {
     return max(T(kTinyLength), sqrt(dot(v, v)));
 }
 
 // The quaternion of the rotation with columns a, b, c, by the branch whose divisor is largest (Shepperd 1978; branches
 // by Mike Day, "Converting a Rotation Matrix to a Quaternion").
 template <class T>
-inline Quat<T> quaternion_of(const Vec3<T>& a, const Vec3<T>& b, const Vec3<T>& c) {
+MIEN_HD inline Quat<T> quaternion_of(const Vec3<T>& a, const Vec3<T>& b, const Vec3<T>& c) {
     const T one(1.0f), zero(0.0f);
     const T x = b.z - c.y, y = c.x - a.z, z = a.y - b.x, xy = b.x + a.y, xz = c.x + a.z, yz = c.y + b.z;
     const T total = a.x + b.y, difference = a.x - b.y, up = one + c.z, down = one - c.z;
@@ -48,7 +48,7 @@ inline Quat<T> quaternion_of(const Vec3<T>& a, const Vec3<T>& b, const Vec3<T>& 
 }
 
 template <class T>
-inline TriangleFrame<T> triangle_frame(const Vec3<T>& v0, const Vec3<T>& v1, const Vec3<T>& v2) {
+MIEN_HD inline TriangleFrame<T> triangle_frame(const Vec3<T>& v0, const Vec3<T>& v1, const Vec3<T>& v2) {
     TriangleFrame<T> f;
     const Vec3<T> e1 = v1 - v0, e2 = v2 - v0;
     f.base = length(e1);
@@ -72,7 +72,7 @@ struct FrameGradient {
 
 // Gradients of the three corners. A triangle without extent has no direction: its torque goes nowhere.
 template <class T>
-inline void triangle_frame_vjp(const TriangleFrame<T>& f, const FrameGradient<T>& g, Vec3<T>* corners) {
+MIEN_HD inline void triangle_frame_vjp(const TriangleFrame<T>& f, const FrameGradient<T>& g, Vec3<T>* corners) {
     const T zero(0.0f), tiny(kTinyLength);
     const T per_base = select(f.base > tiny, T(1.0f) / f.base, zero);
     const T t0 = g.torque.x * select(f.height > tiny, T(1.0f) / f.height, zero);

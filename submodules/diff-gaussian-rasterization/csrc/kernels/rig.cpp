@@ -1,9 +1,7 @@
 // Triangle frames and the Gaussians on them, forward and backward, kLanes rows at a time.
 #include "rig.h"
 
-#include "kernels/simd.h"
-
-#include "core/triangle_frame.h"
+#include "kernels/rig_frames.h"
 
 namespace mien {
 namespace MIEN_ISA {
@@ -12,16 +10,8 @@ namespace {
 
 using Vector = Vec3<Float>;
 using Quaternion = Quat<Float>;
-using Frame = TriangleFrame<Float>;
-
-static_assert(kRigFrame == kFrameFloats, "the common side allocates frames");
 
 int lanes_left(std::int64_t end, std::int64_t row) { return static_cast<int>(end - row < kLanes ? end - row : kLanes); }
-
-Frame frame_of(const Float* c) {
-    return {
-        {c[0], c[1], c[2]}, {c[3], c[4], c[5]}, {c[6], c[7], c[8], c[9]}, {c[10], c[11], c[12]}, c[13], c[14], c[15]};
-}
 
 Vector load_three(const float* base, std::int64_t row, int rows) {
     Float c[3];
@@ -40,6 +30,11 @@ Quaternion load_quaternion(const float* base, std::int64_t row, int rows) {
     return {c[0], c[1], c[2], c[3]};
 }
 
+Vector load_scales(const RigColumns& in, std::int64_t row, int rows) {
+    const Vector s = load_three(in.log_scales, row, rows);
+    return {exp(s.x), exp(s.y), exp(s.z)};
+}
+
 void store_three(const Vector& v, float* base, std::int64_t row, int rows) {
     const Float c[3] = {v.x, v.y, v.z};
     store_columns<3>(c, base + 3 * row, 3, rows);
@@ -48,19 +43,6 @@ void store_three(const Vector& v, float* base, std::int64_t row, int rows) {
 void store_quaternion(const Quaternion& q, float* base, std::int64_t row, int rows) {
     const Float c[4] = {q.w, q.x, q.y, q.z};
     store_columns<4>(c, base + 4 * row, 4, rows);
-}
-
-// The frames of the faces that `rows` Gaussians are bound to; lanes beyond repeat the last one.
-Frame gather_frames(const float* frames, const std::int32_t* binding, int rows) {
-    Float c[kRigFrame];
-    for (int first = 0; first < kRigFrame; first += kLanes) {
-        for (int lane = 0; lane < kLanes; ++lane) {
-            const std::int64_t face = binding[lane < rows ? lane : rows - 1];
-            c[first + lane] = load(frames + kRigFrame * face + first);
-        }
-        transpose(c + first);
-    }
-    return frame_of(c);
 }
 
 void frames(const float* vertices, const std::int32_t* faces, std::int64_t first, std::int64_t count, float* out) {
@@ -89,50 +71,41 @@ void place(const RigColumns& in, const std::int32_t* binding, const float* frame
     for (std::int64_t row = first; row < first + count; row += kLanes) {
         const int rows = lanes_left(first + count, row);
         const Frame f = gather_frames(frames, binding + row, rows);
-        const Float k = scale_of(f);
-        const Vector mu = load_three(in.means, row, rows), s = load_three(in.log_scales, row, rows);
         const Quaternion raw = load_quaternion(in.quats, row, rows);
-        const Float inverse = inverse_length(raw);
-        const Quaternion r = {inverse * raw.w, inverse * raw.x, inverse * raw.y, inverse * raw.z};
-        const Vector local = {exp(s.x), exp(s.y), exp(s.z)};
-        const Vector turned = mu.x * f.a0 + mu.y * f.a1 + mu.z * cross(f.a0, f.a1);
-        store_three(f.centre + k * turned, out.means, row, rows);
-        store_quaternion(f.quat * r, out.quats, row, rows);
-        store_three(k * local, out.scales, row, rows);
-        store_three(local, out.local_scales, row, rows);
+        const PosedGaussian<Float> local = {load_three(in.means, row, rows), load_scales(in, row, rows),
+                                            inverse_length(raw) * raw};
+        const PosedGaussian<Float> world = mien::MIEN_ISA::place(f, local);
+        store_three(world.mean, out.means, row, rows);
+        store_quaternion(world.quat, out.quats, row, rows);
+        store_three(world.scale, out.scales, row, rows);
         const Float logit = load_first(in.opacity_logits + row, rows);
         store_first(out.opacities + row, rows, one / (one + exp(-logit)));
-        store_first(out.face_scales + row, rows, k);
     }
 }
 
-// With mu, r and s in the frame's own axes, g_mu = k R^T g_mean and g_r = conj(q) g_quat: a turn omega of the frame
-// moves R mu by omega x R mu and q r by q (0, omega) r / 2, so the torque is mu x g_mu + Im(g_r conj(r)) / 2.
 void place_backward(const RigBackward& work, const std::int32_t* binding, const std::int32_t* slot_of,
                     std::int64_t first, std::int64_t count) {
-    const Float one(1.0f), half(0.5f), zero(0.0f);
+    const Float one(1.0f), zero(0.0f);
     const RigPlacedGradients& g = work.placed;
     const RigColumnGradients& out = work.out;
     for (std::int64_t row = first; row < first + count; row += kLanes) {
         const int rows = lanes_left(first + count, row);
         const Frame f = gather_frames(work.frames, binding + row, rows);
-        const Float k = scale_of(f);
-        const Vector mu = load_three(work.columns.means, row, rows), s = load_three(work.local_scales, row, rows);
         const Quaternion raw = load_quaternion(work.columns.quats, row, rows);
         const Float inverse = inverse_length(raw);
-        const Quaternion r = {inverse * raw.w, inverse * raw.x, inverse * raw.y, inverse * raw.z};
+        const PosedGaussian<Float> local = {load_three(work.columns.means, row, rows),
+                                            load_scales(work.columns, row, rows), inverse * raw};
+        const PosedGaussian<Float> g_world = {
+            load_three_or_zero(g.means, row, rows), load_three_or_zero(g.scales, row, rows),
+            g.quats != nullptr ? load_quaternion(g.quats, row, rows) : Quaternion{zero, zero, zero, zero}};
+        FrameGradient<Float> g_frame;
+        const PosedGaussian<Float> g_own = place_vjp(f, local, g_world, g_frame);
 
-        const Vector g_mean = load_three_or_zero(g.means, row, rows), g_scale = load_three_or_zero(g.scales, row, rows);
-        const Vector back = {dot(f.a0, g_mean), dot(f.a1, g_mean), dot(cross(f.a0, f.a1), g_mean)};
-        const Vector g_mu = k * back;
-        const Quaternion g_quat =
-            g.quats != nullptr ? load_quaternion(g.quats, row, rows) : Quaternion{zero, zero, zero, zero};
-        const Quaternion g_r = conjugate(f.quat) * g_quat;
-
-        if (out.means != nullptr) store_three(g_mu, out.means, row, rows);
-        if (out.quats != nullptr) store_quaternion(normalise_vjp(r, inverse, g_r), out.quats, row, rows);
+        if (out.means != nullptr) store_three(g_own.mean, out.means, row, rows);
+        if (out.quats != nullptr)
+            store_quaternion(normalise_vjp(local.quat, inverse, g_own.quat), out.quats, row, rows);
         if (out.log_scales != nullptr) {
-            const Vector g_local = k * g_scale + load_three_or_zero(g.local_scales, row, rows);
+            const Vector &g_local = g_own.scale, &s = local.scale;
             store_three({g_local.x * s.x, g_local.y * s.y, g_local.z * s.z}, out.log_scales, row, rows);
         }
         if (out.opacity_logits != nullptr) {
@@ -141,15 +114,7 @@ void place_backward(const RigBackward& work, const std::int32_t* binding, const 
             store_first(out.opacity_logits + row, rows, g_o * o * (one - o));
         }
         if (work.slots == nullptr) continue;
-        const Quaternion spin = g_r * conjugate(r);
-        const Vector torque = cross(mu, g_mu) + half * Vector{spin.x, spin.y, spin.z};
-        const Float g_face = g.face_scales != nullptr ? load_first(g.face_scales + row, rows) : zero;
-        const Float slot[kRigSlot] = {
-            torque.x, torque.y, torque.z, g_mean.x, g_mean.y, g_mean.z, dot(mu, back) + dot(g_scale, s) + g_face, zero};
-        alignas(64) float slots[kLanes][kRigSlot];
-        store_columns<kRigSlot>(slot, slots[0], kRigSlot, rows);
-        for (int lane = 0; lane < rows; ++lane)
-            std::memcpy(work.slots + kRigSlot * std::int64_t(slot_of[row + lane]), slots[lane], sizeof slots[lane]);
+        store_frame_slots(g_frame, work.slots, slot_of + row, rows);
     }
 }
 

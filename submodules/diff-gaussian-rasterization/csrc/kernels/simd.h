@@ -21,23 +21,6 @@
 namespace mien {
 namespace MIEN_ISA {
 
-constexpr float kExp2[6] = {1.0000001192092896f,  0.6931469440460205f,   0.24022120237350464f,
-                            0.05550713464617729f, 0.009675540961325169f, 0.0013276466634124517f};
-
-// 2^x with relative error below 4e-7, for -126 <= x < 128. Minimax polynomial on [-1/2, 1/2], then scaled by the
-// integer part.
-inline Float exp2(Float x) {
-    const Float whole = round(x);
-    const Float f = x - whole;
-    Float p = Float(kExp2[5]);
-    p = fma(p, f, Float(kExp2[4]));
-    p = fma(p, f, Float(kExp2[3]));
-    p = fma(p, f, Float(kExp2[2]));
-    p = fma(p, f, Float(kExp2[1]));
-    p = fma(p, f, Float(kExp2[0]));
-    return scale_by_power(p, whole);
-}
-
 // e^x with relative error below 2e-7: 0 below -87.3, infinity above 88.7, NaN for NaN. Taylor series of the rest that
 // is left of x after whole powers of two, subtracted in two parts.
 inline Float exp(Float x) {
@@ -92,6 +75,15 @@ inline void bits_to_rows(const uint64_t* columns, uint16_t* rows) {
         for (uint64_t m = columns[b]; m != 0; m &= m - 1) rows[__builtin_ctzll(m)] |= static_cast<uint16_t>(1u << b);
 }
 #endif
+
+// Asks for the cache lines of [p, p + count) ahead of time: a stream that is worked on in bursts is not foreseen by the
+// hardware.
+[[gnu::always_inline]] inline void prefetch_floats(const float* p, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + i);
+}
+[[gnu::always_inline]] inline void prefetch_floats_for_writing(float* p, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + i, 1);
+}
 
 // Reads `columns` floats from each of kLanes rows: out[c] holds column c, one row per lane. Rows from `rows` on repeat
 // the last one.

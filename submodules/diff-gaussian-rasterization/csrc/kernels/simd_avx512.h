@@ -54,6 +54,28 @@ inline Float reciprocal(Float a) {
     return _mm512_mul_ps(r, _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(2.0f)));
 }
 
+// a b + c and c - a b where m, c elsewhere
+inline Float fma_where(Mask m, Float a, Float b, Float c) { return _mm512_mask3_fmadd_ps(a.v, b.v, c.v, m.bits); }
+inline Float fnma_where(Mask m, Float a, Float b, Float c) { return _mm512_mask3_fnmadd_ps(a.v, b.v, c.v, m.bits); }
+
+// 2^x where m, for |x| < 120 there, relative error below 5e-7; 0 elsewhere. Adding 1.5 * 2^19 rounds x to sixteenths,
+// whose number stands in the last bits then: the last four pick 2^(k/16) from the table (whose entries lack k << 19),
+// the others go to the exponent. Two products for the rest, where a polynomial alone takes five.
+inline Float exp2_where(Mask m, Float x) {
+    const __m512i table = _mm512_setr_epi32(0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532,
+                                            0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
+                                            0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d);
+    const __m512 magic = _mm512_set1_ps(786432.0f), t = _mm512_add_ps(x.v, magic);
+    const __m512 f = _mm512_reduce_ps(x.v, 4 << 4 | _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512i sixteenths = _mm512_castps_si512(t);
+    const __m512i power =
+        _mm512_add_epi32(_mm512_slli_epi32(sixteenths, 19), _mm512_permutexvar_epi32(sixteenths, table));
+    const __m512 p =
+        _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_set1_ps(0.24021945893764496f), f, _mm512_set1_ps(0.6931878328323364f)),
+                        f, _mm512_set1_ps(1.0f));
+    return _mm512_maskz_mul_ps(m.bits, p, _mm512_castsi512_ps(power));
+}
+
 inline Float scale_by_power(Float a, Float n) { return _mm512_scalef_ps(a.v, n.v); }
 inline void split_exponent(Float x, Float& exponent, Float& mantissa) {
     exponent = _mm512_getexp_ps(x.v);
@@ -62,6 +84,9 @@ inline void split_exponent(Float x, Float& exponent, Float& mantissa) {
 
 inline Float load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Float a) { _mm512_storeu_ps(p, a.v); }
+// Past the caches; p aligned like a register. `end_streaming` before other threads may look.
+inline void stream(float* p, Float a) { _mm512_stream_ps(p, a.v); }
+inline void end_streaming() { _mm_sfence(); }
 inline Float load_first(const float* p, int count) { return _mm512_maskz_loadu_ps(first_lanes(count).bits, p); }
 inline void store_first(float* p, int count, Float a) { _mm512_mask_storeu_ps(p, first_lanes(count).bits, a.v); }
 inline void store_int(int32_t* p, Float a) { _mm512_storeu_si512(p, _mm512_cvttps_epi32(a.v)); }
@@ -93,6 +118,14 @@ inline void transpose(Float* r) {
         r[8 + k] = _mm512_shuffle_f32x4(a, b, 0xdd);
         r[12 + k] = _mm512_shuffle_f32x4(c, d, 0xdd);
     }
+}
+
+// Transposes the 4 x 4 matrix of quarters whose rows are r[0..3]; its own inverse.
+inline void transpose_quarters(Float* r) {
+    const __m512 a = _mm512_shuffle_f32x4(r[0].v, r[1].v, 0x44), b = _mm512_shuffle_f32x4(r[2].v, r[3].v, 0x44);
+    const __m512 c = _mm512_shuffle_f32x4(r[0].v, r[1].v, 0xee), d = _mm512_shuffle_f32x4(r[2].v, r[3].v, 0xee);
+    r[0] = _mm512_shuffle_f32x4(a, b, 0x88), r[1] = _mm512_shuffle_f32x4(a, b, 0xdd);
+    r[2] = _mm512_shuffle_f32x4(c, d, 0x88), r[3] = _mm512_shuffle_f32x4(c, d, 0xdd);
 }
 
 // Where the parts of 16 packed rows of `columns` floats are. Reading: element columns * i + c goes to lane i of column
@@ -146,26 +179,33 @@ inline void store_packed(const Float* in, float* base) {
     }
 }
 
+// One step of `sums`: half of the lanes of the result come from a, half from b, each the sum of two lanes.
+inline __m512 fold_halves(__m512 a, __m512 b) {  // lanes 0, 1 of every four: a; 2, 3: b
+    return _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a, b),
+                         _mm512_castpd_ps(_mm512_shuffle_pd(_mm512_castps_pd(a), _mm512_castps_pd(b), 0x55)));
+}
+inline __m512 fold_neighbours(__m512 a, __m512 b) {  // even lanes: a, odd lanes: b
+    return _mm512_add_ps(_mm512_mask_blend_ps(0xaaaa, a, b),
+                         _mm512_permute_ps(_mm512_mask_blend_ps(0x5555, a, b), 0xb1));
+}
+inline __m512 fold_quarters(__m512 a, __m512 b) {  // quarters 0, 1: a; 2, 3: b
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+}
+
 // out[k] = sum of the lanes of v[k], k < count <= 16; out[k] = 0 beyond.
 template <int count>
 inline void sums(const Float* v, float* out) {
-    __m512 a[8], b[4], c[2];
+    __m512 a[8], b[4];
     const __m512 zero = _mm512_setzero_ps();
+    // Lane 4 q + 2 h + n of the result is to hold sum 4 q + 2 h + n: v[i] meets v[i + 2] in halves, then its
+    // neighbour, then the quarters.
     const auto at = [&](int i) { return i < count ? v[i].v : zero; };
-    for (int i = 0; i < 8; ++i) {
-        const __m512 x = at(2 * i), y = at(2 * i + 1);
-        a[i] = 2 * i < count ? _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)) : zero;
-    }
-    for (int i = 0; i < 4; ++i) {
-        const __m512d x = _mm512_castps_pd(a[2 * i]), y = _mm512_castps_pd(a[2 * i + 1]);
-        b[i] = 4 * i < count ? _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)),
-                                             _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)))
-                             : zero;
-    }
-    for (int i = 0; i < 2; ++i)
-        c[i] = _mm512_add_ps(_mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x88),
-                             _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xdd));
-    const __m512 all = _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd));
+    for (int q = 0; q < 4; ++q)
+        for (int n = 0; n < 2; ++n)
+            a[2 * q + n] = 4 * q + n < count ? fold_halves(at(4 * q + n), at(4 * q + n + 2)) : zero;
+    for (int q = 0; q < 4; ++q) b[q] = 4 * q < count ? fold_neighbours(a[2 * q], a[2 * q + 1]) : zero;
+    const __m512 low = fold_quarters(b[0], b[1]), high = fold_quarters(b[2], b[3]);
+    const __m512 all = _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
     _mm512_storeu_ps(out, all);
 }
 

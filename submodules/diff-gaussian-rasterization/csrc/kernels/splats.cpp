@@ -22,7 +22,7 @@ bool all_finite(const float* p, int64_t count) {
     return sum(a + b) == 0.0f;
 }
 
-bool block_is_finite(const SplatInputs& in, int64_t first, int64_t last) {
+bool block_is_finite(const Gaussians& in, int64_t first, int64_t last) {
     const int64_t n = last - first;
     bool fine = all_finite(in.means + 3 * first, 3 * n) && all_finite(in.opacities + first, n);
     if (in.covariances != nullptr) {
@@ -31,17 +31,24 @@ bool block_is_finite(const SplatInputs& in, int64_t first, int64_t last) {
         fine = fine && all_finite(in.quats + 4 * first, 4 * n) && all_finite(in.scales + 3 * first, 3 * n);
     }
     if (in.screen_offsets != nullptr) fine = fine && all_finite(in.screen_offsets + 2 * first, 2 * n);
+    if (in.sh0 != nullptr) fine = fine && all_finite(in.sh0 + 3 * first, 3 * n);
     return fine && (in.colors == nullptr || all_finite(in.colors + 3 * first, 3 * n));
 }
 
+// On a mesh, finite columns may still leave the range of floats, or meet a face that is not finite.
+bool world_is_finite(const Group& g) {
+    const PosedGaussian<Float>& w = g.world;
+    const Float zero(0.0f);
+    return sum(zero * w.mean.x + zero * w.mean.y + zero * w.mean.z + zero * w.scale.x + zero * w.scale.y +
+               zero * w.scale.z + zero * w.quat.w) == 0.0f;
+}
+
 template <int degree>
-void evaluate_sh(const Pinhole<Float>& camera, const SplatInputs& in, int64_t first, int rows, const Group& g,
-                 Float* rgb) {
+void evaluate_sh(const Pinhole<Float>& camera, const Gaussians& in, const Rows& rows, const Group& g, Float* rgb) {
     constexpr int count = sh_count(degree);
-    const int64_t stride = 3 * in.sh_coefficients;
-    Float sh[3 * count], basis[count], inverse;
-    load_columns<3 * count>(sh, in.sh + first * stride, stride, rows);
-    sh_basis<degree>(direction(camera.centre, g.mean, inverse), basis);
+    Float sh[kShRoom], basis[count], inverse;
+    load_sh<degree>(in, rows, sh);
+    sh_basis<degree>(direction(camera.centre, g.world.mean, inverse), basis);
     for (int c = 0; c < 3; ++c) {
         Float value(0.5f);
         for (int k = 0; k < count; ++k) value = fma(basis[k], sh[3 * k + c], value);
@@ -49,16 +56,16 @@ void evaluate_sh(const Pinhole<Float>& camera, const SplatInputs& in, int64_t fi
     }
 }
 
-void colours(const Pinhole<Float>& camera, const SplatInputs& in, int64_t first, int rows, const Group& g, Float* rgb) {
+void colours(const Pinhole<Float>& camera, const Gaussians& in, const Rows& rows, const Group& g, Float* rgb) {
     if (in.colors != nullptr) {
-        load_columns<3>(rgb, in.colors + 3 * first, 3, rows);
+        load_rows<3>(rgb, in.colors, 3, rows);
         return;
     }
     switch (in.sh_degree) {
-        case 0: evaluate_sh<0>(camera, in, first, rows, g, rgb); return;
-        case 1: evaluate_sh<1>(camera, in, first, rows, g, rgb); return;
-        case 2: evaluate_sh<2>(camera, in, first, rows, g, rgb); return;
-        default: evaluate_sh<3>(camera, in, first, rows, g, rgb); return;
+        case 0: evaluate_sh<0>(camera, in, rows, g, rgb); return;
+        case 1: evaluate_sh<1>(camera, in, rows, g, rgb); return;
+        case 2: evaluate_sh<2>(camera, in, rows, g, rgb); return;
+        default: evaluate_sh<3>(camera, in, rows, g, rgb); return;
     }
 }
 
@@ -93,8 +100,9 @@ Extent extent(const View& view, const Group& g, Float log2_opacity) {
         e.drawn = (sx1 > zero) & (sx0 < tiles_x) & (sy1 > zero) & (sy0 < tiles_y) & (g.conic.determinant > zero) &
                   (sx0 < sx1) & (sy0 < sy1);
         const Mask reached = (px0 < px1) & (py0 < py1) & (reach > zero);
-        e.x0 = max(e.x0, sx0), e.y0 = max(e.y0, sy0);
-        e.x1 = keep(reached, min(e.x1, sx1)), e.y1 = min(e.y1, sy1);
+        // What is not reached may lie further away than an integer can say.
+        e.x0 = keep(reached, max(e.x0, sx0)), e.y0 = keep(reached, max(e.y0, sy0));
+        e.x1 = keep(reached, min(e.x1, sx1)), e.y1 = keep(reached, min(e.y1, sy1));
     }
     e.drawn = e.drawn & (g.conic.determinant < Float(1e36f)) & (p.point.z > Float(view.near_plane)) &
               (p.point.z < Float(view.far_plane));
@@ -116,21 +124,23 @@ void write_rects(const Extent& e, int rows, TileRect* rects, int32_t* radii) {
     }
 }
 
-void prepare_group(const View& view, const Pinhole<Float>& camera, const SplatInputs& in, int64_t first, int rows,
+// Returns whether everything was finite.
+bool prepare_group(const View& view, const Pinhole<Float>& camera, const Gaussians& in, const Rows& rows,
                    SplatRecord* records, TileRect* rects, int32_t* radii) {
     Group g;
-    load_group(view, camera, in, first, rows, g);
+    load_group(view, camera, in, rows, g);
+    if (in.frames != nullptr && !world_is_finite(g)) return false;
     const Float zero(0.0f), opacity = g.opacity * g.opacity_factor;
     const Mask positive = opacity > Float(1e-30f);
     const Float log2_opacity = select(positive, log2(max(opacity, Float(1e-30f))), Float(-100.0f));
     Extent e = extent(view, g, log2_opacity);
-    e.drawn = e.drawn & first_lanes(rows);
-    write_rects(e, rows, rects + first, radii + first);
-    if (!any(e.drawn)) return;
+    e.drawn = e.drawn & first_lanes(rows.count);
+    write_rects(e, rows.count, rects + rows.first, radii + rows.first);
+    if (!any(e.drawn)) return true;
 
     const Sym2<Float>& c = g.conic.inverse;
-    Float rgb[3];
-    colours(camera, in, first, rows, g, rgb);
+    Float rgb[padded(3)];
+    colours(camera, in, rows, g, rgb);
     const Float k(0.5f * static_cast<float>(kLog2e));
     const Float fields[16] = {g.projection.x,
                               g.projection.y,
@@ -148,18 +158,20 @@ void prepare_group(const View& view, const Pinhole<Float>& camera, const SplatIn
                               zero,
                               zero,
                               zero};
-    store_columns<16>(fields, &records[first].x, 16, rows);
+    store_columns<16>(fields, &records[rows.first].x, 16, rows.count);
+    return true;
 }
 
-bool prepare(const View& view, const SplatInputs& in, int64_t first, int64_t last, SplatRecord* records,
-             TileRect* rects, int32_t* radii) {
+bool prepare(const View& view, const Gaussians& in, int64_t first, int64_t last, SplatRecord* records, TileRect* rects,
+             int32_t* radii) {
     if (!block_is_finite(in, first, last)) return false;
     const Pinhole<Float> camera = pinhole(view);
-    const int64_t row = 3 * in.sh_coefficients;
+    const int64_t row = sh_stride(in);
     for (int64_t i = first; i < last; i += kLanes) {
         const int rows = last - i < kLanes ? static_cast<int>(last - i) : kLanes;
+        // This pass also fetches the harmonics, in the order in which memory gives them fastest.
         if (in.sh != nullptr && !all_finite(in.sh + i * row, rows * row)) return false;
-        prepare_group(view, camera, in, i, rows, records, rects, radii);
+        if (!prepare_group(view, camera, in, {i, nullptr, rows}, records, rects, radii)) return false;
     }
     return true;
 }
@@ -210,8 +222,8 @@ int64_t list_pairs(const SplatRecord* records, const TileRect* rects, int tiles_
 
 }  // namespace
 
-void splats_backward(const View&, const SplatInputs&, int64_t first, int64_t last, const uint32_t* counts,
-                     const float* slots, const SplatGradients&);
+void splats_backward(const View&, const Gaussians&, int64_t first, int64_t last, const uint32_t* counts,
+                     const uint8_t* touched, const float* slots, const SplatGradients&);
 
 const SplatKernels splat_kernels = {prepare, list_pairs, splats_backward};
 

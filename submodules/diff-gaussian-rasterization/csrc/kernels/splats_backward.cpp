@@ -9,23 +9,21 @@ namespace {
 // Order of the sums in a slot; h is dL/d(ln alpha), d the offset of the pixel from the mean.
 enum Sum { kH, kHx, kHy, kHxx, kHxy, kHyy, kRed, kGreen, kBlue, kDepth, kSums };
 
-// Sum over each splat's pairs, transposed: out[k] holds sum k, one splat per lane. Returns the slots used.
-int64_t gather_sums(const uint32_t* counts, const float* slots, int rows, Float* out) {
+// Sum over each splat's pairs, transposed: out[k] holds sum k, one splat per lane. Lane i has counts[i] slots from
+// begin[i] on.
+void gather_sums(const uint32_t* begin, const uint32_t* counts, const float* slots, Float* out) {
     alignas(64) float totals[kLanes][kSlot];
-    int64_t used = 0;
     for (int lane = 0; lane < kLanes; ++lane) {
         Float acc[kSlot / kLanes];
         for (Float& a : acc) a = Float(0.0f);
-        const int64_t count = lane < rows ? counts[lane] : 0;
-        for (int64_t p = 0; p < count; ++p)
-            for (int i = 0; i < kSlot / kLanes; ++i) acc[i] += load(slots + (used + p) * kSlot + i * kLanes);
-        used += count;
+        const float* slot = slots + int64_t(begin[lane]) * kSlot;
+        for (uint32_t p = 0; p < counts[lane]; ++p, slot += kSlot)
+            for (int i = 0; i < kSlot / kLanes; ++i) acc[i] += load(slot + i * kLanes);
         for (int i = 0; i < kSlot / kLanes; ++i) store(&totals[lane][i * kLanes], acc[i]);
     }
     Float columns[kSlot];
     load_columns<kSlot>(columns, &totals[0][0], kSlot, kLanes);
     for (int k = 0; k < kSums; ++k) out[k] = columns[k];
-    return used;
 }
 
 struct Incoming {
@@ -48,13 +46,12 @@ Incoming incoming(const Group& g, const Float* sum) {
 
 // Writes dL/dsh, adds the direction's share to dL/dmean and dL/d(camera centre).
 template <int degree>
-void sh_backward(const Pinhole<Float>& camera, const SplatInputs& in, int64_t first, int rows, const Group& g,
+void sh_backward(const Pinhole<Float>& camera, const Gaussians& in, const Rows& rows, const Group& g,
                  const Float* g_rgb, const SplatGradients& out, Vec3<Float>& g_mean, Vec3<Float>& g_centre) {
     constexpr int count = sh_count(degree);
-    const int64_t stride = 3 * in.sh_coefficients;
-    Float sh[3 * count], basis[count], inverse, live[3], weight[count];
-    load_columns<3 * count>(sh, in.sh + first * stride, stride, rows);
-    const Vec3<Float> d = direction(camera.centre, g.mean, inverse);
+    Float sh[kShRoom], basis[count], inverse, live[3], weight[count];
+    load_sh<degree>(in, rows, sh);
+    const Vec3<Float> d = direction(camera.centre, g.world.mean, inverse);
     sh_basis<degree>(d, basis);
     for (int c = 0; c < 3; ++c) {
         Float value(0.5f);
@@ -67,152 +64,249 @@ void sh_backward(const Pinhole<Float>& camera, const SplatInputs& in, int64_t fi
         g_mean = g_mean + towards;
         g_centre = g_centre - towards;
     }
-    if (out.sh == nullptr) return;
     for (int k = 0; k < count; ++k)
         for (int c = 0; c < 3; ++c) sh[3 * k + c] = basis[k] * live[c];
-    store_columns<3 * count>(sh, out.sh + first * stride, stride, rows);
-    for (int i = 0; i < rows; ++i)
-        for (int64_t k = 3 * count; k < stride; ++k) out.sh[(first + i) * stride + k] = 0.0f;
+    store_sh<degree>(sh, out, in, rows);
 }
 
-void colours_backward(const Pinhole<Float>& camera, const SplatInputs& in, int64_t first, int rows, const Group& g,
+void colours_backward(const Pinhole<Float>& camera, const Gaussians& in, const Rows& rows, const Group& g,
                       const Float* g_rgb, const SplatGradients& out, Vec3<Float>& g_mean, Vec3<Float>& g_centre) {
     if (in.colors != nullptr) {
-        if (out.colors != nullptr) store_columns<3>(g_rgb, out.colors + 3 * first, 3, rows);
+        Float columns[padded(3)] = {g_rgb[0], g_rgb[1], g_rgb[2]};
+        if (out.colors != nullptr) store_rows<3>(columns, out.colors, 3, rows);
         return;
     }
     switch (in.sh_degree) {
-        case 0: sh_backward<0>(camera, in, first, rows, g, g_rgb, out, g_mean, g_centre); return;
-        case 1: sh_backward<1>(camera, in, first, rows, g, g_rgb, out, g_mean, g_centre); return;
-        case 2: sh_backward<2>(camera, in, first, rows, g, g_rgb, out, g_mean, g_centre); return;
-        default: sh_backward<3>(camera, in, first, rows, g, g_rgb, out, g_mean, g_centre); return;
+        case 0: sh_backward<0>(camera, in, rows, g, g_rgb, out, g_mean, g_centre); return;
+        case 1: sh_backward<1>(camera, in, rows, g, g_rgb, out, g_mean, g_centre); return;
+        case 2: sh_backward<2>(camera, in, rows, g, g_rgb, out, g_mean, g_centre); return;
+        default: sh_backward<3>(camera, in, rows, g, g_rgb, out, g_mean, g_centre); return;
     }
 }
 
-void write_three(float* out, int64_t first, int rows, Mask drawn, const Vec3<Float>& v) {
+void store_three(const Vec3<Float>& v, float* out, const Rows& rows) {
     if (out == nullptr) return;
-    const Float columns[3] = {keep(drawn, v.x), keep(drawn, v.y), keep(drawn, v.z)};
-    store_columns<3>(columns, out + 3 * first, 3, rows);
+    Float columns[padded(3)] = {v.x, v.y, v.z};
+    store_rows<3>(columns, out, 3, rows);
 }
 
-// From dL/d(root = R diag(s)) to quaternions and scales.
-void root_backward(const View& view, int64_t first, int rows, Mask drawn, const Group& g, const Mat3<Float>& g_root,
-                   const SplatGradients& out) {
-    const Vec3<Float>*r = g.rotation.row, *m = g_root.row;
-    write_three(
-        out.scales, first, rows, drawn,
-        {m[0].x * r[0].x + m[1].x * r[1].x + m[2].x * r[2].x, m[0].y * r[0].y + m[1].y * r[1].y + m[2].y * r[2].y,
-         m[0].z * r[0].z + m[1].z * r[1].z + m[2].z * r[2].z});
-    if (out.quats == nullptr) return;
-    Quat<Float> q = rotation_matrix_vjp(g.quat, scale_columns(g_root, g.scale));
-    if (view.normalise_quats) q = normalise_vjp(g.quat, g.inverse_length, q);
-    const Float columns[4] = {keep(drawn, q.w), keep(drawn, q.x), keep(drawn, q.y), keep(drawn, q.z)};
-    store_columns<4>(columns, out.quats + 4 * first, 4, rows);
+void store_quats(const Quat<Float>& q, float* out, const Rows& rows) {
+    if (out == nullptr) return;
+    Float columns[padded(4)] = {q.w, q.x, q.y, q.z};
+    store_rows<4>(columns, out, 4, rows);
 }
 
-// From dL/d(2D covariance) to the shape's parameters; fills the gradients of the rows of J W.
-void shape_backward(const View& view, const SplatInputs& in, int64_t first, int rows, Mask drawn, const Group& g,
-                    const Sym2<Float>& g_raw, const SplatGradients& out, ProjectionGradient<Float>& g_projection) {
+// From dL/d(2D covariance) to that of the shape in the world, or of the given covariance; fills the gradients of the
+// rows of J W.
+void shape_backward(const Gaussians& in, const Rows& rows, const Group& g, const Sym2<Float>& g_raw,
+                    const SplatGradients& out, ProjectionGradient<Float>& g_projection, PosedGaussian<Float>& g_world) {
     const Projection<Float>& p = g.projection;
     if (in.covariances != nullptr) {
         Sym3<Float> s;
         covariance_2d_vjp(p.row0, p.row1, g.covariance, g_raw, g_projection.row0, g_projection.row1, s);
         if (out.covariances == nullptr) return;
-        const Float columns[6] = {keep(drawn, s.xx), keep(drawn, s.xy), keep(drawn, s.xz),
-                                  keep(drawn, s.yy), keep(drawn, s.yz), keep(drawn, s.zz)};
-        store_columns<6>(columns, out.covariances + 6 * first, 6, rows);
+        Float columns[padded(6)] = {s.xx, s.xy, s.xz, s.yy, s.yz, s.zz};
+        store_rows<6>(columns, out.covariances, 6, rows);
         return;
     }
     Mat3<Float> g_root;
     covariance_2d_vjp(p.row0, p.row1, g.root, g_raw, g_projection.row0, g_projection.row1, g_root);
-    root_backward(view, first, rows, drawn, g, g_root, out);
+    const Vec3<Float>*r = g.rotation.row, *m = g_root.row;
+    g_world.scale = {m[0].x * r[0].x + m[1].x * r[1].x + m[2].x * r[2].x,
+                     m[0].y * r[0].y + m[1].y * r[1].y + m[2].y * r[2].y,
+                     m[0].z * r[0].z + m[1].z * r[1].z + m[2].z * r[2].z};
+    g_world.quat = rotation_matrix_vjp(g.world.quat, scale_columns(g_root, g.world.scale));
 }
 
-void opacity_backward(const View& view, int64_t first, int rows, Mask drawn, const Group& g, Float g_log_opacity,
-                      Sym2<Float>& g_raw, const SplatGradients& out) {
-    if (out.opacities != nullptr) {
-        Float q[1] = {keep(drawn, g_log_opacity / g.opacity)};
-        store_first(out.opacities + first, rows, q[0]);
-    }
-    if (!view.antialias) return;
+Sym2<Float> antialias_backward(const Group& g, Float g_log_opacity, const Sym2<Float>& g_raw) {
     const Sym2<Float> extra = compensation_vjp(g.raw, g.conic, g_log_opacity / g.opacity_factor);
-    g_raw = {g_raw.xx + extra.xx, g_raw.xy + extra.xy, g_raw.yy + extra.yy};
+    return {g_raw.xx + extra.xx, g_raw.xy + extra.xy, g_raw.yy + extra.yy};
 }
 
 using CameraGradient = PinholeGradient<Float>;
 
-// Fields in the order of PinholeGradient, lanes that are not drawn left out.
-void add_camera(const CameraGradient& g, Mask drawn, Float* total) {
+// Fields in the order of PinholeGradient; lanes that are not seen left out.
+void add_camera(const CameraGradient& g, Mask seen, Float* total) {
     const Float* fields = &g.rotation.row[0].x;
-    for (int i = 0; i < kPinholeGradientSize; ++i) total[i] += keep(drawn, fields[i]);
+    for (int i = 0; i < kPinholeGradientSize; ++i) total[i] += keep(seen, fields[i]);
 }
 
-void backward_group(const View& view, const Pinhole<Float>& camera, const SplatInputs& in, int64_t first, int rows,
-                    Mask drawn, const Float* sum, const SplatGradients& out, Float* camera_total) {
+// The last steps in the world: splats are what is trained.
+void finish_world(const View& view, const Gaussians& in, const Rows& rows, const Group& g, Float g_log_opacity,
+                  const PosedGaussian<Float>& g_world, const SplatGradients& out) {
+    store_three(g_world.mean, out.means, rows);
+    if (out.opacities != nullptr) store_values(g_log_opacity / g.opacity, out.opacities, rows);
+    if (in.covariances != nullptr) return;
+    store_three(g_world.scale, out.scales, rows);
+    store_quats(view.normalise_quats ? normalise_vjp(g.world.quat, g.inverse_length, g_world.quat) : g_world.quat,
+                out.quats, rows);
+}
+
+// The last steps on a mesh: to the local columns and the frame.
+void finish_local(const Rows& rows, const Group& g, Float g_log_opacity, const PosedGaussian<Float>& g_world,
+                  const SplatGradients& out) {
+    FrameGradient<Float> g_frame;
+    const PosedGaussian<Float> own = place_vjp(g.frame, g.local, g_world, g_frame);
+    const Vec3<Float>& s = g.local.scale;
+    store_three(own.mean, out.means, rows);
+    store_three({own.scale.x * s.x, own.scale.y * s.y, own.scale.z * s.z}, out.scales, rows);
+    store_quats(normalise_vjp(g.local.quat, g.inverse_length, own.quat), out.quats, rows);
+    if (out.opacities != nullptr) store_values(g_log_opacity * (Float(1.0f) - g.opacity), out.opacities, rows);
+    if (out.frame_slots == nullptr) return;
+    int32_t slot_of[kLanes];
+    for (int lane = 0; lane < rows.count; ++lane) slot_of[lane] = out.slot_of[rows[lane]];
+    store_frame_slots(g_frame, out.frame_slots, slot_of, rows.count);
+}
+
+// Lanes that are not `seen` write what the caller clears.
+void backward_group(const View& view, const Pinhole<Float>& camera, const Gaussians& in, const Rows& rows, Mask seen,
+                    const Float* sum, const SplatGradients& out, Float* camera_total) {
     Group g;
-    load_group(view, camera, in, first, rows, g);
-    Incoming in_g = incoming(g, sum);
-    for (Float& v : in_g.rgb) v = keep(drawn, v);
+    load_group(view, camera, in, rows, g);
+    const Incoming in_g = incoming(g, sum);
     Sym2<Float> g_raw = make_conic_vjp(g.conic, in_g.conic);
-    opacity_backward(view, first, rows, drawn, g, in_g.log_opacity, g_raw, out);
+    if (view.antialias) g_raw = antialias_backward(g, in_g.log_opacity, g_raw);
     ProjectionGradient<Float> g_projection;
     g_projection.x = in_g.mean_x, g_projection.y = in_g.mean_y, g_projection.z = in_g.depth;
-    shape_backward(view, in, first, rows, drawn, g, g_raw, out, g_projection);
+    PosedGaussian<Float> g_world;
+    shape_backward(in, rows, g, g_raw, out, g_projection, g_world);
     if (out.screen_offsets != nullptr) {
-        const Float columns[2] = {keep(drawn, in_g.mean_x * Float(0.5f * view.width)),
-                                  keep(drawn, in_g.mean_y * Float(0.5f * view.height))};
-        store_columns<2>(columns, out.screen_offsets + 2 * first, 2, rows);
+        Float columns[padded(2)] = {in_g.mean_x * Float(0.5f * view.width), in_g.mean_y * Float(0.5f * view.height)};
+        store_rows<2>(columns, out.screen_offsets, 2, rows);
     }
     CameraGradient g_camera = {};
-    Projection<Float> unshifted = g.projection;
-    Vec3<Float> g_mean = project_vjp(camera, g.mean, unshifted, g_projection, g_camera);
-    colours_backward(camera, in, first, rows, g, in_g.rgb, out, g_mean, g_camera.centre);
-    write_three(out.means, first, rows, drawn, g_mean);
-    if (out.camera != nullptr) add_camera(g_camera, drawn, camera_total);
+    g_world.mean = project_vjp(camera, g.world.mean, g.projection, g_projection, g_camera);
+    colours_backward(camera, in, rows, g, in_g.rgb, out, g_world.mean, g_camera.centre);
+    if (in.frames != nullptr) {
+        finish_local(rows, g, in_g.log_opacity, g_world, out);
+    } else {
+        finish_world(view, in, rows, g, in_g.log_opacity, g_world, out);
+    }
+    if (out.camera != nullptr) add_camera(g_camera, seen, camera_total);
 }
 
-void clear(float* out, int64_t first, int rows, int64_t width) {
-    if (out == nullptr) return;
-    for (int64_t i = first * width; i < (first + rows) * width; ++i) out[i] = 0.0f;
+void clear(float* out, int64_t row, int64_t width) {
+    if (out != nullptr) std::memset(out + row * width, 0, width * sizeof(float));
 }
 
-void clear_group(const SplatInputs& in, const SplatGradients& out, int64_t first, int rows) {
-    clear(out.means, first, rows, 3);
-    clear(out.quats, first, rows, 4);
-    clear(out.scales, first, rows, 3);
-    clear(out.covariances, first, rows, 6);
-    clear(out.opacities, first, rows, 1);
-    clear(out.sh, first, rows, 3 * in.sh_coefficients);
-    clear(out.colors, first, rows, 3);
-    clear(out.screen_offsets, first, rows, 2);
+void clear_row(const Gaussians& in, const SplatGradients& out, int64_t row) {
+    clear(out.means, row, 3);
+    clear(out.quats, row, 4);
+    clear(out.scales, row, 3);
+    clear(out.covariances, row, 6);
+    clear(out.opacities, row, 1);
+    clear(out.sh0, row, 3);
+    clear(out.sh, row, sh_stride(in));
+    clear(out.colors, row, 3);
+    clear(out.screen_offsets, row, 2);
+    if (out.frame_slots != nullptr) clear(out.frame_slots, out.slot_of[row], kRigSlot);
 }
+
+// Up to two groups of splats on their way through the backward pass, and where their slots begin.
+struct Queue {
+    int32_t row[2 * kLanes];
+    uint32_t begin[2 * kLanes], count[2 * kLanes];
+    int size = 0;
+
+    void add(int64_t splat, uint32_t first_slot, uint32_t slots) {
+        row[size] = static_cast<int32_t>(splat);
+        begin[size] = first_slot;
+        count[size++] = slots;
+    }
+};
+
+class BlockBackward {
+public:
+    BlockBackward(const View& view, const Gaussians& in, const uint32_t* counts, const uint8_t* touched,
+                  const float* slots, const SplatGradients& out)
+        : view_(view), camera_(pinhole(view)), in_(in), counts_(counts), touched_(touched), slots_(slots), out_(out) {
+        for (Float& t : camera_total_) t = Float(0.0f);
+    }
+
+    // Neighbours go together, where nearly all of them are seen; those left over are gathered into full groups.
+    void run(int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i += kLanes) {
+            const int rows = last - i < kLanes ? static_cast<int>(last - i) : kLanes;
+            int seen = 0;
+            for (int k = 0; k < rows; ++k) seen += touched_[i + k];
+            if (4 * seen >= 3 * rows) {
+                neighbours(i, rows);
+            } else {
+                scattered(i, rows);
+            }
+        }
+        if (queue_.size > 0) drain(queue_.size);
+        end_streaming();
+        if (out_.camera == nullptr) return;
+        float* row = out_.camera + first / kSplatBlock * kCameraGradient;
+        for (int k = 0; k < kCameraGradient; ++k) row[k] = sum(camera_total_[k]);
+    }
+
+private:
+    void neighbours(int64_t first, int rows) {
+        const int64_t stride = sh_stride(in_);
+        if (in_.sh != nullptr) prefetch_floats(in_.sh + (first + 2 * kLanes) * stride, kLanes * stride);
+        if (out_.sh != nullptr && !out_.stream_sh)
+            prefetch_floats_for_writing(out_.sh + (first + kLanes) * stride, kLanes * stride);
+        uint32_t begin[kLanes] = {}, count[kLanes] = {};
+        alignas(64) float seen[kLanes] = {};
+        for (int k = 0; k < rows; ++k) {
+            begin[k] = next_slot_;
+            count[k] = touched_[first + k] ? counts_[first + k] : 0;
+            seen[k] = touched_[first + k];
+            next_slot_ += counts_[first + k];
+        }
+        Float sum[kSums];
+        gather_sums(begin, count, slots_, sum);
+        backward_group(view_, camera_, in_, {first, nullptr, rows}, load(seen) > Float(0.5f), sum, out_, camera_total_);
+        for (int k = 0; k < rows; ++k)
+            if (!touched_[first + k]) clear_row(in_, out_, first + k);
+    }
+
+    void scattered(int64_t first, int rows) {
+        const int64_t stride = sh_stride(in_);
+        for (int k = 0; k < rows; ++k) {
+            if (touched_[first + k]) {
+                queue_.add(first + k, next_slot_, counts_[first + k]);
+                if (in_.sh != nullptr) prefetch_floats(in_.sh + (first + k) * stride, stride);
+            } else {
+                clear_row(in_, out_, first + k);
+            }
+            next_slot_ += counts_[first + k];
+        }
+        if (queue_.size >= kLanes) drain(kLanes);
+    }
+
+    void drain(int rows) {
+        for (int k = rows; k < kLanes; ++k) queue_.begin[k] = queue_.count[k] = 0;
+        Float sum[kSums];
+        gather_sums(queue_.begin, queue_.count, slots_, sum);
+        backward_group(view_, camera_, in_, {0, queue_.row, rows}, first_lanes(rows), sum, out_, camera_total_);
+        for (int k = rows; k < queue_.size; ++k) {
+            queue_.row[k - rows] = queue_.row[k];
+            queue_.begin[k - rows] = queue_.begin[k];
+            queue_.count[k - rows] = queue_.count[k];
+        }
+        queue_.size -= rows;
+    }
+
+    const View& view_;
+    const Pinhole<Float> camera_;
+    const Gaussians& in_;
+    const uint32_t* counts_;
+    const uint8_t* touched_;
+    const float* slots_;
+    const SplatGradients& out_;
+    Float camera_total_[kCameraGradient];
+    uint32_t next_slot_ = 0;
+    Queue queue_;
+};
 
 }  // namespace
 
-void splats_backward(const View& view, const SplatInputs& in, int64_t first, int64_t last, const uint32_t* counts,
-                     const float* slots, const SplatGradients& out) {
-    const Pinhole<Float> camera = pinhole(view);
-    Float camera_total[kCameraGradient];
-    for (Float& t : camera_total) t = Float(0.0f);
-    for (int64_t i = first; i < last; i += kLanes) {
-        const int rows = last - i < kLanes ? static_cast<int>(last - i) : kLanes;
-        alignas(64) float touched[kLanes];
-        bool some = false;
-        for (int lane = 0; lane < kLanes; ++lane) {
-            touched[lane] = lane < rows && counts[i + lane] > 0 ? 1.0f : 0.0f;
-            some = some || touched[lane] > 0.0f;
-        }
-        if (!some) {
-            clear_group(in, out, i, rows);
-            continue;
-        }
-        Float sum[kSums];
-        slots += kSlot * gather_sums(counts + i, slots, rows, sum);
-        backward_group(view, camera, in, i, rows, load(touched) > Float(0.5f), sum, out, camera_total);
-    }
-    if (out.camera == nullptr) return;
-    float* row = out.camera + first / kSplatBlock * kCameraGradient;
-    for (int k = 0; k < kCameraGradient; ++k) row[k] = sum(camera_total[k]);
+void splats_backward(const View& view, const Gaussians& in, int64_t first, int64_t last, const uint32_t* counts,
+                     const uint8_t* touched, const float* slots, const SplatGradients& out) {
+    BlockBackward(view, in, counts, touched, slots, out).run(first, last);
 }
 
 }  // namespace MIEN_ISA

@@ -40,18 +40,15 @@ inline float offset_y(const TileSplats& tile, const SplatRecord& r) { return sta
 }
 
 struct Opacity {
-    Float raw;    // o G, zero below 1/255
-    Float alpha;  // after the clamp
+    Float raw;  // o G before the clamp, zero below 1/255
+    Mask seen;  // not below
 };
 
 // (dx, dy): from the mean to the pixel centres.
-inline Opacity opacity_at(Float dx, Float dy, const SplatRecord& r, Float alpha_max) {
+inline Opacity opacity_at(Float dx, Float dy, const SplatRecord& r) {
     const Float e = exponent(dx, dy, Float(r.a), Float(r.b), Float(r.c), Float(r.log2_opacity));
     const Mask seen = e >= Float(static_cast<float>(kLog2AlphaMin));
-    if constexpr (kLanes == 1)
-        if (!any(seen)) return {Float(0.0f), Float(0.0f)};
-    const Float raw = keep(seen, exp2(e));  // lanes that are out of exp2's domain are not seen
-    return {raw, min(raw, alpha_max)};
+    return {exp2_where(seen, e), seen};
 }
 
 inline bool inside_picture(const View& view, const TileSplats& tile) {
@@ -86,14 +83,50 @@ inline void copy_pixels(float* to, const float* from, int pixels) {
 
 // Copies a plane of one tile from the picture into block order; pixels outside the picture become zero.
 inline void read_tile(const View& view, const TileSplats& tile, const float* plane, float* out) {
-    if (!inside_picture(view, tile)) std::memset(out, 0, kTilePixels * sizeof(float));
+    if (!inside_picture(view, tile)) {
+        std::memset(out, 0, kTilePixels * sizeof(float));
+#if defined(MIEN_ISA_avx512)
+    } else {
+        const int64_t width = view.width;
+        for (int y = 0; y < kTile; y += 4) {
+            Float r[4];
+            for (int k = 0; k < 4; ++k) r[k] = load(plane + (tile.y0 + y + k) * width + tile.x0);
+            transpose_quarters(r);
+            for (int k = 0; k < 4; ++k) store(out + (y + k) * kTile, r[k]);
+        }
+        return;
+#endif
+    }
     for_block_rows(view, tile,
                    [&](int64_t at, int block_at, int pixels) { copy_pixels(out + block_at, plane + at, pixels); });
 }
 
 inline void write_tile(const View& view, const TileSplats& tile, const float* in, float* plane) {
+#if defined(MIEN_ISA_avx512)
+    if (inside_picture(view, tile)) {
+        const int64_t width = view.width;
+        for (int y = 0; y < kTile; y += 4) {
+            Float r[4];
+            for (int k = 0; k < 4; ++k) r[k] = load(in + (y + k) * kTile);
+            transpose_quarters(r);
+            for (int k = 0; k < 4; ++k) store(plane + (tile.y0 + y + k) * width + tile.x0, r[k]);
+        }
+        return;
+    }
+#endif
     for_block_rows(view, tile,
                    [&](int64_t at, int block_at, int pixels) { copy_pixels(plane + at, in + block_at, pixels); });
+}
+
+// Asks for a tile's pixels of a plane. A tile's rows lie pages apart, where the hardware foresees nothing.
+[[gnu::always_inline]] inline void prefetch_pixels(const View& view, const TilePlace& tile, const float* plane) {
+    if (plane == nullptr) return;
+    const int last = view.width - tile.x0 < kTile ? view.width - tile.x0 - 1 : kTile - 1;
+    for (int y = tile.y0; y < tile.y0 + kTile && y < view.height; ++y) {
+        const float* row = plane + static_cast<int64_t>(y) * view.width + tile.x0;
+        __builtin_prefetch(row, 0, 2);
+        __builtin_prefetch(row + last, 0, 2);
+    }
 }
 
 }  // namespace MIEN_ISA
