@@ -128,7 +128,8 @@ def measure(pair: Pair, distances: Distances) -> Scores:
     """All metrics of one view; None where undefined."""
     files = pair.read()
     render, truth = image_tensor(files[0]), image_tensor(files[1])
-    found = score(render, truth, None if files[2] is None else image_tensor(files[2]))
+    mask = None if files[2] is None else image_tensor(files[2])
+    found = score(render, truth, mask, threads=1)  # views run beside one another
     large = min(render.shape[1:]) >= LPIPS_LEAST
     for name, variant in distances.names().items():
         network = distances.networks.get(variant)

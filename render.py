@@ -66,7 +66,7 @@ def render_take(loaded: LoadedAvatar, take: Take, options: RenderOptions) -> Non
     with SplitWriter(folder) as writer:
         for index in progress(range(len(take.shots)), len(take.shots), f"render {take.name}", options.quiet):
             shot = take.shots[index]
-            mesh, picture = draw(loaded, shot)
+            mesh, picture = draw(loaded, shot, options.render_depth)
             if not picture.image.isfinite().all():
                 raise NumericalFault(f"{folder}: frame {index} ({shot.name}): the render is not finite")
             wanted = shot.photograph is not None and (options.render_mesh or not options.skip_gt)
@@ -87,7 +87,7 @@ def further(
         found[MESHES] = pixels(overlay(mesh, shot.camera, behind, loaded.options.run.threads or None))
     if options.render_alpha:
         found[ALPHA] = pixels(picture.alpha)[..., 0]
-    if options.render_depth:
+    if options.render_depth and picture.depth is not None:  # `draw` asks for it
         mean = torch.where(picture.alpha > SOLID, picture.depth / picture.alpha, 0.0)[0]
         found[DEPTH] = (1000 * mean).round().clamp(0, FARTHEST).int().cpu().numpy().astype(np.uint16)
     return found
@@ -95,7 +95,7 @@ def further(
 
 @torch.no_grad()
 def time_frames(loaded: LoadedAvatar, shots: Sequence[Shot]) -> float:
-    """Median seconds from a timestep to its finished picture: posing the mesh, placing the Gaussians, drawing.
+    """Median seconds from a timestep to its finished picture: posing the mesh and drawing its Gaussians.
 
     Frames spread over the shots, on an otherwise idle process: no reading, no writing.
     """
@@ -120,12 +120,12 @@ def write_speed(loaded: LoadedAvatar, takes: list[Take], file: Path) -> float:
     return fps
 
 
-def draw(loaded: LoadedAvatar, shot: Shot) -> tuple[Mesh, Rendered]:
+def draw(loaded: LoadedAvatar, shot: Shot, with_depth: bool = False) -> tuple[Mesh, Rendered]:
     """The posed mesh and a finished picture of it, not clamped."""
     mesh = loaded.avatar.rig(shot.timestep)
-    splats = loaded.avatar.place_on(mesh)
+    splats = loaded.avatar.on(mesh)
     device = splats.means.device
-    picture = loaded.render(splats, shot.camera.to(device), shot.background.to(device))
+    picture = loaded.render(splats, shot.camera.to(device), shot.background.to(device), with_depth)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return mesh, picture

@@ -11,9 +11,10 @@ import sys
 import torch
 
 from arguments import parse
-from gaussian_renderer import build_renderer
+from gaussian_renderer import build_renderer, describe
 from scene.densification import STRATEGIES
 from scene.frames import index_at
+from scene.image_store import choose_conversion
 from utils.engine.build import build_avatar, fingerprints, notes, open_inputs, scene_extent
 from utils.engine.device import check_device
 from utils.engine.guard import FiniteGuard
@@ -40,9 +41,13 @@ def train(options: Options) -> None:
     )
     strategy.start(avatar)
     run = Run(options, fingerprints(data, rig), (avatar, optimiser, strategy))
-    guard = FiniteGuard(options.run.device != "cpu", run.checkpoint, options.run.debug_from)
+    guard = FiniteGuard(
+        options.run.device != "cpu", run.checkpoint, options.run.debug_from, options.run.threads or None
+    )
     report = Reporter(run, data, avatar, strategy, render, guard)
-    report.say(*notes(options, data, rig), *loss.notes, avatar.note, optimiser.note)
+    drawing = describe(options.run.rasterizer, options.run.device, options.pipeline)
+    report.say(*notes(options, data, rig), choose_conversion()[1], drawing, *loss.notes,
+               *filter(None, (rig.note, avatar.note, optimiser.note, guard.how, strategy.note)))  # fmt: skip
     frames = data.train.to(options.run.device, options.data.data_device)
     views = options.optimiser.batch_size
 
@@ -51,10 +56,10 @@ def train(options: Options) -> None:
         images = []
         for view in range((step - 1) * views, step * views):
             frame = frames[index_at(options.run.seed, view, len(frames))]
-            placed = avatar.placed(avatar.rig(frame.timestep))
             with guard.drawing(step, frame.name, avatar.parameters):
-                image = render(avatar.splats(placed), frame.camera, frame.background)
-            terms = loss(LossContext(step, frame, image, **avatar.local(placed)))
+                mesh = avatar.rig(frame.timestep)
+                image = render(avatar.on(mesh), frame.camera, frame.background, with_depth=False)
+            terms = loss(LossContext(step, frame, image, **avatar.local(mesh)))
             (terms.total / views).backward()
             allowed = guard.check(step, frame.name, terms, avatar.parameters)
             images.append(image)

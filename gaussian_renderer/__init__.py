@@ -1,21 +1,29 @@
-"""Drawing splats: `build_renderer(name)` gives `render(splats, camera, background) -> Rendered`."""
+"""Drawing splats: `build_renderer(name)` gives `render(splats, camera, background, with_depth) -> Rendered`."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gaussian_renderer.backends import BACKENDS
-from utils.contracts import Camera, Rendered, Splats
+from utils.contracts import Camera, Rendered, RiggedSplats, Splats
 from utils.errors import EnvironmentFault, InputError
 from utils.maths.projection import camera_centre, covariance_3d
 from utils.maths.sh import SH_0, eval_sh
 
-Renderer = Callable[[Splats, Camera, Tensor], Rendered]
+
+class Renderer(Protocol):
+    """Draws splats over a background colour [3]; without depth where nobody wants it (a backend may draw it anyway)."""
+
+    def __call__(
+        self, splats: Splats | RiggedSplats, camera: Camera, background: Tensor, with_depth: bool = True
+    ) -> Rendered: ...
 
 
 @dataclass
@@ -24,6 +32,11 @@ class PipelineOptions:
 
     convert_SHs_python: bool = field(default=False, metadata={"help": "evaluate colours in PyTorch"})  # noqa: N815
     compute_cov3D_python: bool = field(default=False, metadata={"help": "build covariances in PyTorch"})  # noqa: N815
+
+    @property
+    def in_torch(self) -> bool:
+        """Whether PyTorch does anything of the rasteriser's."""
+        return self.convert_SHs_python or self.compute_cov3D_python
 
 
 def build_renderer(name: str, threads: int | None = None, pipeline: PipelineOptions | None = None) -> Renderer:
@@ -49,8 +62,14 @@ def build_renderer(name: str, threads: int | None = None, pipeline: PipelineOpti
         advice = "--rasterizer reference works anywhere, slowly"
         raise EnvironmentFault(f"--rasterizer {name}: not usable here: {'; '.join(reasons)}. {advice}")
     draw = getattr(module, function_name)
+    draw_rigged = rigged_entry(module, pipeline)
 
-    def render(splats: Splats, camera: Camera, background: Tensor) -> Rendered:
+    def render(splats: Splats | RiggedSplats, camera: Camera, background: Tensor, with_depth: bool = True) -> Rendered:
+        if isinstance(splats, RiggedSplats):
+            if draw_rigged is not None and splats.means.device.type == "cpu":
+                check_camera(splats.means, camera, background)
+                return draw_rigged(splats, camera, background, threads, with_depth)
+            splats = splats.world()
         check(splats, camera, background)
         if pipeline and pipeline.convert_SHs_python:
             splats = with_colours(splats, camera)
@@ -59,6 +78,19 @@ def build_renderer(name: str, threads: int | None = None, pipeline: PipelineOpti
         return draw(splats, camera, background, threads)
 
     return render
+
+
+def rigged_entry(module: ModuleType, pipeline: PipelineOptions | None) -> Callable[..., Rendered] | None:
+    """What draws `RiggedSplats` on the CPU as they are; None: they have to be placed in the world first."""
+    return None if pipeline and pipeline.in_torch else getattr(module, "render_rigged", None)
+
+
+def describe(name: str, device: torch.device | str, pipeline: PipelineOptions | None = None) -> str:
+    """A line for the log: which way `build_renderer`'s renderer takes from an avatar to its picture."""
+    module = importlib.import_module(BACKENDS[name].split(":")[0])
+    if torch.device(device).type == "cpu" and rigged_entry(module, pipeline):
+        return f"rasterizer: {name}, from mesh to picture in one pass"
+    return f"rasterizer: {name}, of Gaussians placed in the world first"
 
 
 def with_colours(splats: Splats, camera: Camera) -> Splats:
@@ -86,20 +118,33 @@ def check(splats: Splats, camera: Camera, background: Tensor) -> None:
         "scales": (splats.scales, (n, 3)),
         "opacities": (splats.opacities, (n,)),
         "sh": (splats.sh, (n, splats.sh.shape[1] if splats.sh.ndim == 3 else -1, 3)),
-        "world_to_camera": (camera.world_to_camera, (4, 4)),
-        "intrinsics": (camera.intrinsics, (3, 3)),
-        "background": (background, (3,)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tuple(tensor.shape) != shape:
-            raise InputError("renderer", name, f"has shape {tuple(tensor.shape)}, expected {shape}")
-        if tensor.dtype != splats.means.dtype or tensor.device != splats.means.device:
-            found, means = f"{tensor.dtype} on {tensor.device}", f"{splats.means.dtype} on {splats.means.device}"
-            raise InputError("renderer", name, f"is {found}, expected {means} like the means")
+    check_tensors(expected, splats.means)
+    check_camera(splats.means, camera, background)
     if not splats.means.is_floating_point():
         raise InputError("renderer", "means", f"are {splats.means.dtype}, expected a floating-point type")
     if not 0 <= splats.sh_degree <= 3 or splats.sh.shape[1] < (splats.sh_degree + 1) ** 2:
         problem = f"has {splats.sh.shape[1]} coefficients, which is too few for degree {splats.sh_degree}"
         raise InputError("renderer", "sh", f"{problem}; expected (degree + 1)^2 of a degree from 0 to 3")
+
+
+def check_camera(means: Tensor, camera: Camera, background: Tensor) -> None:
+    """Likewise for what a picture needs beside its splats."""
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "world_to_camera": (camera.world_to_camera, (4, 4)),
+        "intrinsics": (camera.intrinsics, (3, 3)),
+        "background": (background, (3,)),
+    }
+    check_tensors(expected, means)
     if camera.width < 1 or camera.height < 1:
         raise InputError("renderer", "camera", f"is {camera.width} x {camera.height} pixels, expected at least 1 x 1")
+
+
+def check_tensors(expected: dict[str, tuple[Tensor, tuple[int, ...]]], means: Tensor) -> None:
+    """Refuse tensors of another shape than the one beside them, or of another type or device than the means."""
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise InputError("renderer", name, f"has shape {tuple(tensor.shape)}, expected {shape}")
+        if tensor.dtype != means.dtype or tensor.device != means.device:
+            found = f"{tensor.dtype} on {tensor.device}"
+            raise InputError("renderer", name, f"is {found}, expected {means.dtype} on {means.device} like the means")

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from scene.placement import Placed, choose_placement
+from scene.placement import choose_placement
 from scene.rigs import Rig
-from utils.contracts import Mesh, Points, Splats
+from utils.contracts import Mesh, Points, RiggedSplats, Splats
 from utils.errors import InputError
 from utils.io.ply import read_gaussian_ply, write_gaussian_ply
 from utils.maths.random import generator
@@ -104,30 +104,30 @@ class GaussianModel:
         return self.columns["opacities"].sigmoid()
 
     def use_threads(self, threads: int | None) -> None:
-        """Place with so many threads from now on; None: as many as there are CPUs. The result is the same."""
+        """Pose and place with so many threads from now on; None: one per CPU. The result is the same."""
+        self.rig.threads = threads
         self.place, self.note = choose_placement(self.binding.device, threads)
 
-    def placed(self, mesh: Mesh) -> Placed:
-        """The Gaussians on the triangles of a posed mesh, differentiable in its vertices."""
-        return self.place(mesh, self.binding, self.columns)
-
-    def splats(self, placed: Placed) -> Splats:
-        """What a renderer draws."""
-        sh = torch.cat([self.columns["sh0"], self.columns["shN"]], dim=1)
-        return Splats(placed.means, placed.quats, placed.scales, placed.opacities, sh, self.sh_degree)
+    def on(self, mesh: Mesh) -> RiggedSplats:
+        """What a renderer draws: the Gaussians on the triangles of a posed mesh, differentiable in its vertices."""
+        return RiggedSplats(
+            mesh, self.binding, **self.columns, sh_degree=self.sh_degree, world=lambda: self.place_on(mesh)
+        )
 
     def place_on(self, mesh: Mesh) -> Splats:
         """World-space splats on a posed mesh."""
-        return self.splats(self.placed(mesh))
+        placed = self.place(mesh, self.binding, self.columns)
+        sh = torch.cat([self.columns["sh0"], self.columns["shN"]], dim=1)
+        return Splats(placed.means, placed.quats, placed.scales, placed.opacities, sh, self.sh_degree)
 
     def world_scales(self, mesh: Mesh) -> Tensor:
         """[N, 3] standard deviations in metres on a posed mesh."""
-        return self.placed(mesh).scales
+        return self.place(mesh, self.binding, self.columns).scales
 
-    def local(self, placed: Placed) -> dict[str, Any]:
+    def local(self, mesh: Mesh) -> dict[str, Any]:
         """What the losses look at beside the picture: fields of `utils.losses.LossContext`."""
-        return {"local_means": self.columns["means"], "local_scales": placed.local_scales,
-                "face_scales": placed.face_scales, "faces": self.rig.faces, "bound": self.rig.bound,
+        return {"local_means": self.columns["means"], "local_scales": self.local_scales, "mesh": mesh,
+                "binding": self.binding, "bound": self.rig.bound,
                 "offsets": self.rig.parameters.get("dynamic_offset")}  # fmt: skip
 
     @property

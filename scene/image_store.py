@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ from utils.io.atomic import atomic_file
 from utils.io.images import RESAVE, blend, composite, read_image, replace_background, resize
 from utils.io.video import VideoFrame, VideoReader
 
+NATIVE = "diff_gaussian_rasterization.image"
 MAGIC = b"MIENIMG1"
 DATA_OFFSET = 4096  # bytes: magic, SHA-256 of the recipe, total bytes, zeros
 BACKGROUND_TOLERANCE = 3  # levels of 255
@@ -167,6 +169,7 @@ class ImageStore:
     """
 
     def __init__(self, block: np.ndarray, pictures: Sequence[Picture]) -> None:
+        self.as_float, _ = choose_conversion()
         self.block = block
         self.pictures = tuple(pictures)
         self.offsets = _offsets(pictures)
@@ -182,14 +185,23 @@ class ImageStore:
 
     def image(self, index: int) -> Tensor:
         """float32 [3, H, W] in [0, 1]: the stored level / 255."""
-        return _as_float(self.planes(index)[:3])
+        return self.as_float(self.planes(index)[:3])
 
     def mask(self, index: int) -> Tensor | None:
         """float32 [1, H, W] in [0, 1], or None without a matte."""
-        return _as_float(self.planes(index)[3:]) if self.pictures[index].mask else None
+        return self.as_float(self.planes(index)[3:]) if self.pictures[index].mask else None
 
 
-def _as_float(planes: np.ndarray) -> Tensor:
+def choose_conversion() -> tuple[Callable[[np.ndarray], Tensor], str]:
+    """uint8 array -> float32 tensor, level / 255: native code where it is installed, the same bits without it; and a
+    line for the log."""
+    try:
+        return importlib.import_module(NATIVE).to_float, "pictures: native kernel"
+    except (ImportError, OSError) as error:
+        return _to_float, f"pictures: PyTorch (the native kernel can't be used: {error})"
+
+
+def _to_float(planes: np.ndarray) -> Tensor:
     return torch.from_numpy(planes.astype(np.float32)).div_(255.0)
 
 

@@ -18,14 +18,12 @@ NATIVE = "diff_gaussian_rasterization.rig"
 
 @dataclass(frozen=True)
 class Placed:
-    """Gaussians activated: in the world, and what the losses want to know of them beside the picture."""
+    """Gaussians activated and in the world."""
 
     means: Tensor  # [N, 3] metres
     quats: Tensor  # [N, 4] (w, x, y, z), unit
     scales: Tensor  # [N, 3] metres
     opacities: Tensor  # [N] in (0, 1)
-    local_scales: Tensor  # [N, 3] triangle scales
-    face_scales: Tensor  # [N] metres: the scale of each Gaussian's triangle
 
 
 Place = Callable[[Mesh, Tensor, Mapping[str, Tensor]], Placed]  # posed mesh, binding, columns of `GaussianModel`
@@ -51,7 +49,7 @@ class NativePlacement:
         self.rig: Any = None
 
     def __call__(self, mesh: Mesh, binding: Tensor, columns: Mapping[str, Tensor]) -> Placed:
-        if self.faces is not mesh.faces:
+        if self.faces is not mesh.faces or self.rig.n_vertices != mesh.vertices.shape[0]:
             self.faces, self.rig = mesh.faces, self.face_rig(mesh.faces, mesh.vertices.shape[0])
         placed = self.rig.place(mesh.vertices, binding, columns["means"], columns["quats"], columns["scales"],
                                 columns["opacities"], self.threads)  # fmt: skip
@@ -63,5 +61,4 @@ def place_in_torch(mesh: Mesh, binding: Tensor, columns: Mapping[str, Tensor]) -
     frames, local_scales = triangle_frames(mesh.vertices, mesh.faces), columns["scales"].exp()
     local_quats = torch.nn.functional.normalize(columns["quats"], dim=-1)
     means, quats, scales = attach(frames, binding, columns["means"], local_quats, local_scales)
-    face_scales = frames.scales.index_select(0, binding)
-    return Placed(means, quats, scales, columns["opacities"].sigmoid(), local_scales, face_scales)
+    return Placed(means, quats, scales, columns["opacities"].sigmoid())

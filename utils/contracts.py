@@ -13,7 +13,7 @@ Conventions, valid everywhere:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -102,12 +102,29 @@ class Splats:
 
 
 @dataclass(frozen=True)
+class RiggedSplats:
+    """Gaussians on the triangles of a posed mesh, as they are trained. A renderer that knows meshes draws them as they
+    are; `world()` gives every other one the same Gaussians in the world."""
+
+    mesh: Mesh
+    binding: Tensor  # [N] int64: the face of each Gaussian
+    means: Tensor  # [N, 3] triangle scales
+    quats: Tensor  # [N, 4] (w, x, y, z) of any length
+    scales: Tensor  # [N, 3] log of triangle scales
+    opacities: Tensor  # [N] logit
+    sh0: Tensor  # [N, 1, 3]
+    shN: Tensor  # noqa: N815 - [N, K - 1, 3]
+    sh_degree: int
+    world: Callable[[], Splats]
+
+
+@dataclass(frozen=True)
 class Rendered:
     """A picture of splats and what training needs to know about how it came about."""
 
     image: Tensor  # [3, H, W] composited over the background given to the renderer, not clamped
     alpha: Tensor  # [1, H, W] in [0, 1]
-    depth: Tensor  # [1, H, W] metres: opacity-weighted sum of camera z (divide by alpha for the mean)
+    depth: Tensor | None  # [1, H, W] metres: opacity-weighted sum of camera z (divide by alpha for the mean), if wanted
     radii: Tensor  # [N] int32 pixels, 0 = not drawn
     screen_offsets: (
         Tensor  # [N, 2] zeros; after backward its .grad is d loss / d screen mean, in NDC (half image) units

@@ -1,7 +1,8 @@
 """The rasterisers. Adding one = one module, and one line here.
 
 The module defines `render(splats, camera, background, threads) -> Rendered`, and may define `unavailable() ->
-list[str]`: the reasons why it can't be used on this machine, each with its fix.
+list[str]`: the reasons why it can't be used on this machine, each with its fix; and `render_rigged(splats, camera,
+background, threads, with_depth)`, which draws `RiggedSplats` on the CPU without placing them in the world first.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from utils.contracts import Camera, Rendered, Splats
+from utils.contracts import Camera, Mesh, Rendered, RiggedSplats, Splats
 from utils.errors import EnvironmentFault, NumericalFault
 
 
@@ -59,6 +60,61 @@ def render(splats: Splats, camera: Camera, background: Tensor, threads: int | No
             background=background,
             screen_offsets=offsets,
             covariances=splats.covariances,
+            threads=threads,
+        )
+    except NonFiniteError as error:
+        raise NumericalFault(f"renderer: {error}. A step before this one diverged") from error
+    return Rendered(image, alpha, depth, radii, offsets)
+
+
+class _Faces:
+    """What the native library knows of the last mesh's triangles."""
+
+    faces: Tensor | None = None
+    rig: Any = None
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> Any:
+        from diff_gaussian_rasterization.rig import FaceRig
+
+        if cls.faces is not mesh.faces or cls.rig.n_vertices != mesh.vertices.shape[0]:
+            cls.faces, cls.rig = mesh.faces, FaceRig(mesh.faces, mesh.vertices.shape[0])
+        return cls.rig
+
+
+def render_rigged(
+    splats: RiggedSplats, camera: Camera, background: Tensor, threads: int | None = None, with_depth: bool = True
+) -> Rendered:
+    """Draw Gaussians on a mesh in one pass from its vertices to pixels, with gradients to the vertices, the Gaussians'
+    columns, the camera, `background` and the screen offsets.
+
+    Raises:
+        NumericalFault: a tensor holds NaN or infinity, or a Gaussian leaves the range of numbers.
+    """
+    from diff_gaussian_rasterization import NonFiniteError, rasterize_rigged
+
+    offsets = torch.zeros_like(splats.means[:, :2]).requires_grad_()
+    try:
+        image, alpha, depth, radii = rasterize_rigged(
+            _Faces.of(splats.mesh),
+            splats.binding,
+            splats.mesh.vertices,
+            splats.means,
+            splats.quats,
+            splats.scales,
+            splats.opacities,
+            splats.sh0,
+            splats.shN,
+            sh_degree=splats.sh_degree,
+            world_to_camera=camera.world_to_camera,
+            intrinsics=camera.intrinsics,
+            width=camera.width,
+            height=camera.height,
+            near=camera.near,
+            far=camera.far,
+            background=background,
+            screen_offsets=offsets,
+            with_depth=with_depth,
             threads=threads,
         )
     except NonFiniteError as error:

@@ -29,6 +29,7 @@ class Strategy(Protocol):
     """What training needs of a densification strategy."""
 
     pruned: int  # Gaussians removed so far
+    note: str  # a line for the log
 
     def start(self, avatar: GaussianModel) -> None: ...
     def observe(self, step: int, rendered: Rendered, views: int = 1) -> None: ...
@@ -40,7 +41,7 @@ class Strategy(Protocol):
 class NoDensification:
     """The rows stay as they are: one Gaussian per face, or whatever was loaded."""
 
-    pruned = 0
+    pruned, note = 0, "densification: none"
 
     def __init__(self, *_: object) -> None: ...
     def start(self, avatar: GaussianModel) -> None: ...

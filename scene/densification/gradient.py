@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,8 @@ from utils.contracts import Rendered
 from utils.maths.random import generator
 from utils.maths.rotations import quaternion_to_matrix
 
+NATIVE = "diff_gaussian_rasterization.statistics"
+AddView = Callable[[Tensor, Tensor, float, Tensor, Tensor, Tensor], None]
 SPLIT_INTO = 2
 SPLIT_SHRINK = 0.8 * SPLIT_INTO  # 3DGS: children are 1.6 times smaller
 MAX_SCREEN_RADIUS = 20  # pixels
@@ -48,6 +51,7 @@ class GradientStrategy:
         self.interval = max(1, derived(options.densification_interval, iterations, 0.03))
         self.statistics: dict[str, Tensor] = {}
         self.pruned = 0
+        self.native, self.note = native_statistics()
 
     def start(self, avatar: GaussianModel) -> None:
         """Begin with empty statistics."""
@@ -58,11 +62,9 @@ class GradientStrategy:
         """Add one view's screen gradients; call after backward. The loss was divided by the number of `views`."""
         if step >= self.last or rendered.screen_offsets.grad is None:
             return
-        visible = rendered.visible
-        gradient = views * rendered.screen_offsets.grad.norm(dim=-1)
-        self.statistics["gradient"] += torch.where(visible, gradient, 0.0)
-        self.statistics["seen"] += visible
-        self.statistics["radius"] = torch.maximum(self.statistics["radius"], rendered.radii.to(gradient))
+        gradient, seen, radius = (self.statistics[name] for name in ("gradient", "seen", "radius"))
+        add = self.native if self.native is not None and gradient.device.type == "cpu" else add_view
+        add(rendered.screen_offsets.grad, rendered.radii, float(views), gradient, seen, radius)
 
     def refine(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None:
         """Add and remove Gaussians when a round is due; call after the optimiser's step."""
@@ -142,6 +144,25 @@ class GradientStrategy:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.statistics = {n: state[f"densification.{n}"].to(old.device) for n, old in self.statistics.items()}
         self.pruned = int(state["densification.pruned"])
+
+
+def native_statistics() -> tuple[AddView | None, str]:
+    """`add_view` for Gaussians on the CPU in native code, or None; and a line for the log."""
+    try:
+        return importlib.import_module(NATIVE).add_view, "screen gradients: native kernel on the CPU"
+    except (ImportError, OSError) as error:
+        return None, f"screen gradients: PyTorch (the native kernel can't be used: {error})"
+
+
+def add_view(
+    screen_gradients: Tensor, radii: Tensor, factor: float, gradient: Tensor, seen: Tensor, radius: Tensor
+) -> None:
+    """Add one view to the statistics, in place: factor times the length of the screen gradients [N, 2], in view or not
+    by radii [N], and the largest of the radii."""
+    visible = radii > 0
+    gradient += torch.where(visible, factor * screen_gradients.norm(dim=-1), 0.0)
+    seen += visible
+    torch.maximum(radius, radii.to(radius), out=radius)
 
 
 def derived(value: int, iterations: int, share: float) -> int:

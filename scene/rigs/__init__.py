@@ -40,6 +40,8 @@ class Rig(Protocol):
     bound: bool  # False: Gaussians are free in the world, so that limits in triangle scales mean nothing
     fingerprint: str  # of the face model's file; empty: there is none
     edition: str  # what that model calls itself
+    threads: int | None  # of native kernels; None: one per CPU
+    note: str  # for the log: what poses the mesh; empty: nothing does
 
     @property
     def timesteps(self) -> int: ...

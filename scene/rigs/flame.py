@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flame_model import FlameModel
+from flame_model.posing import choose_posing
 from utils.contracts import Mesh, Motion
 from utils.errors import InputError
 from utils.io.atomic import atomic_file
@@ -38,6 +39,7 @@ class FlameRig:
     """
 
     bound = True
+    threads: int | None = None
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class FlameRig:
     ) -> None:
         self.flame = flame
         self.faces, self.fingerprint, self.edition = flame.faces, flame.fingerprint, flame.edition
-        self.parameters = {name: motion.per_frame[name].to(device).clone().requires_grad_() for name in MOTION}
+        self.parameters = {name: contiguous(motion.per_frame[name], device).requires_grad_() for name in MOTION}
         check_widths({**self.parameters, "shape": motion.static["shape"][None]}, flame, source)
         shape, offset = motion.static["shape"], motion.static.get("static_offset") if use_static_offset else None
         self.shape = shape.to(device)
@@ -62,25 +64,23 @@ class FlameRig:
         if train_dynamic_offset:
             start = torch.zeros(self.timesteps, flame.n_vertices, 3, device=device)
             start = start if self.dynamic_offset is None else self.dynamic_offset
-            self.parameters["dynamic_offset"] = start.clone().requires_grad_()
+            self.parameters["dynamic_offset"] = contiguous(start, device).requires_grad_()
         width = sum(self.parameters[name].shape[1] for name in MOTION) + 3 * flame.n_vertices
         refuse_unreadable(source, "timesteps", self.timesteps * width)
         self.groups = {name: GROUPS[name] for name in self.parameters}
         self.identity = flame.fold_identity(self.shape, self.static_offset)
+        self.pose, self.note = choose_posing(flame, self.identity)
 
     @property
     def timesteps(self) -> int:
         return self.parameters["expr"].shape[0]
 
     def __call__(self, timestep: int) -> Mesh:
-        """The mesh at a timestep, differentiable in the parameters of that timestep."""
-        row = {name: self.parameters[name][timestep] for name in MOTION}
-        return Mesh(self.flame.posed(self.identity, dynamic_offset=self.offset(timestep), **row), self.faces)
-
-    def offset(self, timestep: int) -> Tensor | None:
-        """[V, 3] metres: the dynamic offset of a timestep, if there is any."""
-        offsets = self.offsets
-        return None if offsets is None else offsets[timestep]
+        """The mesh at a timestep, differentiable in the parameters of that timestep (with sparse gradients)."""
+        tables, offsets = {name: self.parameters[name] for name in MOTION}, self.offsets
+        if offsets is not None:
+            tables["dynamic_offset"] = offsets
+        return Mesh(self.pose(tables, timestep, self.threads), self.faces)
 
     @property
     def offsets(self) -> Tensor | None:
@@ -98,7 +98,9 @@ class FlameRig:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         device = self.shape.device
-        self.parameters = {name: state[f"flame.{name}"].to(device).requires_grad_() for name in self.parameters}
+        self.parameters = {
+            name: contiguous(state[f"flame.{name}"], device).requires_grad_() for name in self.parameters
+        }
 
     @torch.no_grad()
     def motion(self) -> Motion:
@@ -118,6 +120,11 @@ class FlameRig:
         arrays["dynamic_offset"] = none if offsets is None else offsets.detach().cpu().numpy()
         with atomic_file(folder / MOTION_FILE) as file:
             np.savez_compressed(file, **arrays)
+
+
+def contiguous(values: Tensor, device: torch.device | str) -> Tensor:
+    """A copy of its own, row after row: rows are read and updated in place."""
+    return values.detach().to(device).clone(memory_format=torch.contiguous_format)
 
 
 def check_widths(parameters: Mapping[str, Tensor], flame: FlameModel, source: str | Path) -> None:

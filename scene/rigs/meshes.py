@@ -34,6 +34,8 @@ class MeshesRig:
 
     bound = True
     fingerprint, edition = "", ""  # there is no face model
+    threads: int | None = None
+    note = ""  # nothing is posed
 
     def __init__(self, motion: Motion, source: str | Path, device: torch.device | str) -> None:
         for name, kind, found in (("vertices", "per_frame", motion.per_frame), ("faces", "static", motion.static)):

@@ -20,6 +20,8 @@ class StillRig:
 
     bound = False
     fingerprint, edition = "", ""
+    note = ""
+    threads: int | None = None
     timesteps = 1
 
     def __init__(self, device: torch.device | str) -> None:

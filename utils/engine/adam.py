@@ -3,31 +3,65 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from utils.maths.table_rows import rows_with_gradient
+
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-15  # epsilon: GaussianAvatars; gradients of splats are tiny
 NATIVE = "diff_gaussian_rasterization.adam"
 Moments = tuple[Tensor, Tensor]  # running means of the gradient and of its square, shaped like the parameter
-Step = Callable[[Tensor, Tensor, Moments, float, int], None]
 
 
-def choose_adam(device: torch.device | str, threads: int | None) -> tuple[Step, str]:
-    """The fused native step on the CPU, plain PyTorch elsewhere; and a line for the log that says which."""
+class Update(NamedTuple):
+    """What one step does to one parameter."""
+
+    parameter: Tensor
+    gradient: Tensor
+    moments: Moments
+    rate: float
+
+
+Step = Callable[[Sequence[Update], int], None]  # the updates, and the number of this step from 1
+RowStep = Callable[[Tensor, Tensor, Moments, float, Tensor], None]
+
+
+class Adam(NamedTuple):
+    """Who computes Adam's steps: of whole columns and of single rows; and a line for the log that says which."""
+
+    step: Step
+    rows: RowStep
+    note: str
+
+
+def choose_adam(device: torch.device | str, threads: int | None) -> Adam:
+    """The fused native steps on the CPU, plain PyTorch elsewhere."""
     if torch.device(device).type != "cpu":
-        return adam_step, "adam: PyTorch"
+        return Adam(adam_steps, adam_rows, "adam: PyTorch")
     try:
-        native = importlib.import_module(NATIVE).adam_step
+        native = importlib.import_module(NATIVE)
     except (ImportError, OSError) as error:
-        return adam_step, f"adam: PyTorch (the native kernel can't be used: {error})"
+        return Adam(adam_steps, adam_rows, f"adam: PyTorch (the native kernel can't be used: {error})")
 
-    def step(parameter: Tensor, gradient: Tensor, moments: Moments, rate: float, count: int) -> None:
-        native(parameter.detach(), gradient.contiguous(), *moments, lr=rate, beta1=BETA1, beta2=BETA2, eps=EPSILON,
-               step=count, threads=threads)  # fmt: skip
+    def steps(updates: Sequence[Update], count: int) -> None:
+        columns = [native.AdamColumn(u.parameter, u.gradient.contiguous(), *u.moments, u.rate) for u in updates]
+        native.adam_steps(columns, beta1=BETA1, beta2=BETA2, eps=EPSILON, step=count, threads=threads)
 
-    return step, "adam: native kernel"
+    def rows(parameter: Tensor, gradient: Tensor, moments: Moments, rate: float, steps: Tensor) -> None:
+        touched, slopes = rows_with_gradient(gradient)
+        native.adam_rows(parameter.detach(), slopes.contiguous(), touched, *moments, steps, lr=rate, beta1=BETA1,
+                         beta2=BETA2, eps=EPSILON, threads=threads)  # fmt: skip
+
+    return Adam(steps, rows, "adam: native kernel")
+
+
+def adam_steps(updates: Sequence[Update], count: int) -> None:
+    """One Adam step in place for each parameter; `count` is the number of this step from 1."""
+    for update in updates:
+        adam_step(*update, count)
 
 
 @torch.no_grad()
@@ -60,18 +94,19 @@ def adam_rows(
     """One Adam step in place for the rows that have a gradient; each row counts its own steps.
 
     Args:
-        parameter: [T, ...]. steps: [T] float, how often each row was updated; changed in place.
+        parameter: [T, ...]. gradient: likewise, dense or sparse (`utils.maths.table_rows`).
+        steps: [T] float, how often each row was updated; changed in place.
     """
-    touched = (gradient != 0).flatten(1).any(dim=1)
-    steps += touched
-    # On a GPU, picking rows would wait for the device: all rows are computed there, and those without gradient kept.
-    rows = torch.nonzero(touched)[:, 0] if parameter.device.type == "cpu" else slice(None)
+    touched, slope = rows_with_gradient(gradient)
+    rows = slice(None) if touched is None else touched
+    mask = (slope != 0).flatten(1).any(dim=1)
+    steps[rows] += mask
     column = (-1,) + (1,) * (parameter.dim() - 1)
-    mask, count, slope = touched[rows].view(column), steps[rows].clamp_min(1.0).view(column), gradient[rows]
+    moved, count = mask.view(column), steps[rows].clamp_min(1.0).view(column)
     first, second = moments
     mean, square = first[rows], second[rows]
-    mean = torch.where(mask, mean.lerp(slope, 1.0 - BETA1), mean)
-    square = torch.where(mask, square.mul(BETA2).addcmul_(slope, slope, value=1.0 - BETA2), square)
+    mean = torch.where(moved, mean.lerp(slope, 1.0 - BETA1), mean)
+    square = torch.where(moved, square.mul(BETA2).addcmul_(slope, slope, value=1.0 - BETA2), square)
     first[rows], second[rows] = mean, square
     root = square.div(1.0 - BETA2**count).sqrt_().add_(EPSILON)
-    parameter[rows] -= torch.where(mask, rate * mean / (1.0 - BETA1**count) / root, 0.0)
+    parameter[rows] -= torch.where(moved, rate * mean / (1.0 - BETA1**count) / root, 0.0)

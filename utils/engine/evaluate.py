@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gaussian_renderer import Renderer
-from utils.contracts import Frame, Mesh, Splats
+from utils.contracts import Frame, Mesh, RiggedSplats
 from utils.engine.metrics import Scores, mean_scores, score
 
 
@@ -17,7 +17,7 @@ class Avatar(Protocol):
 
     def rig(self, timestep: int) -> Mesh: ...
 
-    def place_on(self, mesh: Mesh) -> Splats: ...
+    def on(self, mesh: Mesh) -> RiggedSplats: ...
 
 
 class Frames(Protocol):
@@ -29,7 +29,7 @@ class Frames(Protocol):
 
 
 @torch.no_grad()
-def evaluate(avatar: Avatar, render: Renderer, split: Frames, background: Tensor) -> Scores:
+def evaluate(avatar: Avatar, render: Renderer, split: Frames, background: Tensor, threads: int | None = None) -> Scores:
     """Means over the frames of a split of psnr, psnr_channel_mean, psnr_foreground, ssim, l1 (`utils.engine.metrics`).
 
     Renders are clamped to [0, 1] but stay floats; `metrics.py` reads 8-bit PNGs, whose rounding adds 1.3e-6 to the
@@ -38,14 +38,15 @@ def evaluate(avatar: Avatar, render: Renderer, split: Frames, background: Tensor
 
     Args:
         background: [3] in [0, 1], drawn behind the splats; the one that the frames were composited over.
+        threads: of the metrics; None: one per CPU. The result is the same.
     """
-    return mean_scores(_score_frame(avatar, render, split[i], background) for i in range(len(split)))
+    return mean_scores(_score_frame(avatar, render, split[i], background, threads) for i in range(len(split)))
 
 
-def _score_frame(avatar: Avatar, render: Renderer, frame: Frame, background: Tensor) -> Scores:
-    splats = avatar.place_on(avatar.rig(frame.timestep))
+def _score_frame(avatar: Avatar, render: Renderer, frame: Frame, background: Tensor, threads: int | None) -> Scores:
+    splats = avatar.on(avatar.rig(frame.timestep))
     device = splats.means.device
-    image = render(splats, frame.camera.to(device), background.to(device)).image
+    image = render(splats, frame.camera.to(device), background.to(device), with_depth=False).image
     truth = frame.image.to(device)
     mask = None if frame.mask is None else frame.mask.to(device)
-    return score(image.clamp(0, 1), truth, mask)
+    return score(image.clamp(0, 1), truth, mask, threads)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import importlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor
 
 from utils.contracts import Terms
 from utils.errors import NumericalFault
+from utils.maths.table_rows import stored_values
 
+NATIVE = "diff_gaussian_rasterization.statistics"
 POLL_EVERY = 50  # steps between looks at the device flag
 
 
@@ -24,10 +28,14 @@ class FiniteGuard:
         deferred: True for devices whose values should not be read every step.
         debug_from: from this step on look every step on a GPU too; negative: never.
         save: called with the last good step before a fault raises, while the state is still that step's.
+        threads: of the native kernel that looks at gradients on the CPU.
     """
 
-    def __init__(self, deferred: bool, save: Callable[[int], None], debug_from: int = -1) -> None:
+    def __init__(
+        self, deferred: bool, save: Callable[[int], None], debug_from: int = -1, threads: int | None = None
+    ) -> None:
         self.deferred, self.save, self.debug_from = deferred, save, debug_from
+        self.all_fine, self.how = choose_check(deferred, threads)
         self.healthy: Tensor | None = None  # 0-dim bool: no fault so far
         self.first_bad: Tensor | None = None  # 0-dim int64: the first bad step, 0 = none
         self.bad_terms: dict[str, Tensor] = {}
@@ -42,11 +50,11 @@ class FiniteGuard:
         Raises:
             NumericalFault: names the iteration, the view and the terms or gradients that are not finite.
         """
-        gradients = {name: values.grad for name, values in parameters.items() if values.grad is not None}
+        gradients = {name: stored_values(values.grad) for name, values in parameters.items() if values.grad is not None}
         if self.deferred and not 0 <= self.debug_from <= step:
             return self.note(step, view, terms, gradients)
         self.poll()
-        if bool(terms.total.isfinite()) and all(bool(squared(grad).isfinite()) for grad in gradients.values()):
+        if all(math.isfinite(value.item()) for value in terms.values.values()) and self.all_fine(gradients.values()):
             return None
         bad = [
             f"loss term {name} ({float(value.detach())})"
@@ -106,10 +114,27 @@ class FiniteGuard:
                                      "checkpoint is good")  # fmt: skip
 
 
-def squared(gradient: Tensor) -> Tensor:
-    """Sum of squares. Adam squares gradients: one whose square overflows would freeze its parameter for ever."""
-    flat = gradient.reshape(-1)
-    return torch.dot(flat, flat)
+def choose_check(deferred: bool, threads: int | None) -> tuple[Callable[[Iterable[Tensor]], bool], str]:
+    """How gradients are looked at each step, and a line for the log: in native code on the CPU, by PyTorch elsewhere.
+
+    Adam squares gradients: one whose square overflows would freeze its parameter for ever.
+    """
+    if deferred:
+        return sums_of_squares_finite, "gradient check: PyTorch"
+    try:
+        squares_finite = importlib.import_module(NATIVE).squares_finite
+    except (ImportError, OSError) as error:
+        return sums_of_squares_finite, f"gradient check: PyTorch (the native kernel can't be used: {error})"
+
+    def check(gradients: Iterable[Tensor]) -> bool:
+        return squares_finite(list(gradients), threads)
+
+    return check, "gradient check: native kernel"
+
+
+def sums_of_squares_finite(gradients: Iterable[Tensor]) -> bool:
+    """Whether every gradient's sum of squares is finite; False may also mean that only the sum overflowed."""
+    return all(bool(torch.dot(g.reshape(-1), g.reshape(-1)).isfinite()) for g in gradients)
 
 
 def fault_line(step: int, view: str, bad: list[str]) -> str:

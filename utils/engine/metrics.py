@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.losses.photometric import ssim_map
+from utils.losses.photometric import similarity
 
 PSNR_CEILING = 100.0  # dB; two equal images would give infinity, which has no mean and no place in JSON
 
@@ -59,18 +59,22 @@ def l1(image: Tensor, truth: Tensor) -> float:
     return float((image - truth).abs().double().mean())
 
 
-def ssim(image: Tensor, truth: Tensor) -> float:
+def ssim(image: Tensor, truth: Tensor, threads: int | None = None) -> float:
     """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004, eq. 13), mean over pixels and channels."""
-    return float(ssim_map(image, truth).double().mean())
+    return similarity(image, truth, threads)
 
 
-def score(image: Tensor, truth: Tensor, mask: Tensor | None) -> Scores:
-    """All metrics of this module for one view, under the names of the table above."""
+def score(image: Tensor, truth: Tensor, mask: Tensor | None, threads: int | None = None) -> Scores:
+    """All metrics of this module for one view, under the names of the table above.
+
+    Args:
+        threads: of the native kernel; None: one per CPU. The result is the same.
+    """
     return {
         "psnr": psnr(image, truth),
         "psnr_channel_mean": psnr_channel_mean(image, truth),
         "psnr_foreground": psnr_foreground(image, truth, mask),
-        "ssim": ssim(image, truth),
+        "ssim": ssim(image, truth, threads),
         "l1": l1(image, truth),
     }
 

@@ -5,14 +5,14 @@ Moments are kept by name beside the parameters, so that row edits and checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from scene.gaussian_model import GaussianModel
-from utils.engine.adam import Moments, adam_rows, choose_adam, guarded
+from utils.engine.adam import Moments, Update, choose_adam, guarded
 
 
 @dataclass
@@ -55,7 +55,8 @@ class Optimiser:
         threads: int | None = None,
     ) -> None:
         self.options, self.avatar, self.extent = options, avatar, extent
-        self.adam, self.note = choose_adam(avatar.binding.device, threads)
+        self.adam = choose_adam(avatar.binding.device, threads)
+        self.note = self.adam.note
         self.rates = {
             "sh0": options.feature_lr,
             "shN": options.feature_lr / 20.0,
@@ -92,13 +93,27 @@ class Optimiser:
             allowed: 0-dim bool on the device; False leaves parameters and moments as they are (a non-finite loss).
         """
         self.count += 1
-        for name, column in self.avatar.columns.items():
-            self.update(column, self.moments[name], self.rates[name], None, allowed)
+        self.update_columns(
+            [
+                Update(column, column.grad, self.moments[name], self.rates[name])
+                for name, column in self.avatar.columns.items()
+                if column.grad is not None
+            ],
+            allowed,
+        )
         for name, values in self.avatar.rig.parameters.items():
             if name in self.motion_rates:
                 steps = self.row_steps[name] if self.options.flame_update == "rows" else None
                 self.update(values, self.motion_moments[name], self.motion_rates[name], steps, allowed)
             values.grad = None
+
+    def update_columns(self, updates: Sequence[Update], allowed: Tensor | None) -> None:
+        """Step the Gaussians and clear their gradients: all columns at once, unless each may have to be undone."""
+        for batch in [updates] if allowed is None else [[update] for update in updates]:
+            tensors = tuple(values for u in batch for values in (u.parameter.data, *u.moments))
+            guarded(allowed, tensors, lambda batch=batch: self.adam.step(batch, self.count))
+        for update in updates:
+            update.parameter.grad = None
 
     def update(
         self, values: Tensor, moments: Moments, rate: float, rows: Tensor | None, allowed: Tensor | None
@@ -108,9 +123,12 @@ class Optimiser:
         if gradient is None:
             return
         if rows is None:
-            guarded(allowed, (values.data, *moments), lambda: self.adam(values, gradient, moments, rate, self.count))
+            dense = gradient.to_dense() if gradient.is_sparse else gradient
+            step = [Update(values, dense, moments, rate)]
+            guarded(allowed, (values.data, *moments), lambda: self.adam.step(step, self.count))
         else:
-            guarded(allowed, (values.data, *moments, rows), lambda: adam_rows(values, gradient, moments, rate, rows))
+            changed = (values.data, *moments, rows)
+            guarded(allowed, changed, lambda: self.adam.rows(values, gradient, moments, rate, rows))
 
     def edit_rows(self, keep: Tensor, appended: int, columns: Mapping[str, Tensor]) -> None:
         """Follow a row edit: kept rows keep their moments, appended ones start at zero."""

@@ -77,7 +77,8 @@ class Reporter:
         """Measure the held-out splits and say the result."""
         for name, split in (("val", self.data.val), ("test", self.data.test)):
             if len(split):
-                scores = evaluate(self.avatar, self.render, split, split[0].background)
+                threads = self.run.options.run.threads or None
+                scores = evaluate(self.avatar, self.render, split, split[0].background, threads)
                 found = {key: value for key, value in scores.items() if value is not None}
                 self.run.log.scalars(step, name, found)
                 line = ", ".join(f"{key} {value:.4f}" for key, value in found.items())

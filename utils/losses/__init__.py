@@ -33,7 +33,7 @@ class LossEntry:
 
 LOSSES: dict[str, LossEntry] = {
     "photometric": LossEntry(photometric.PhotometricOptions, photometric.build, photometric.describe),
-    "binding": LossEntry(binding.BindingOptions, binding.build),
+    "binding": LossEntry(binding.BindingOptions, binding.build, binding.describe),
     "offsets": LossEntry(offsets.OffsetOptions, offsets.build),
 }
 

@@ -7,6 +7,7 @@ Over the Gaussians that the picture shows, with local mean mu, local scale s, tr
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.losses.context import LossContext
+from utils.maths.triangle_frames import triangle_frames
+
+NATIVE = "diff_gaussian_rasterization.binding"
 
 
 @dataclass
@@ -42,39 +46,67 @@ class BindingOptions:
 
 
 def build(options: BindingOptions, threads: int | None = None) -> Callable[[LossContext], dict[str, Tensor]]:
-    """Terms `xyz` and `scale`; each is absent if its weight is 0."""
+    """Terms `xyz` and `scale`; each is absent if its weight is 0. `describe` says which code computes them."""
+    native, _ = _native(options)
+    thresholds = (options.threshold_xyz, options.threshold_scale)
+    weights = (0.0 if options.metric_xyz else options.lambda_xyz, 0.0 if options.metric_scale else options.lambda_scale)
     position = metric_excess if options.metric_xyz else distance_excess
     size = metric_excess if options.metric_scale else local_excess
 
     def loss(context: LossContext) -> dict[str, Tensor]:
-        visible, k = context.rendered.visible, context.face_scales
+        means, scales, rendered = context.local_means, context.local_scales, context.rendered
         terms: dict[str, Tensor] = {}
         if not context.bound:
             return terms
-        if options.lambda_xyz:
-            excess = position(context.local_means, k, options.threshold_xyz)
-            terms["xyz"] = options.lambda_xyz * visible_mean(excess, visible)
-        if options.lambda_scale:
-            excess = size(context.local_scales, k, options.threshold_scale)
-            terms["scale"] = options.lambda_scale * visible_mean(excess, visible)
-        return terms
+        if native is not None and means.device.type == "cpu" and means.dtype == torch.float32:
+            both = native(means, scales, rendered.radii, thresholds, weights, threads)
+            terms = {name: value for name, value, weight in zip(("xyz", "scale"), both, weights, strict=True) if weight}
+        if options.lambda_xyz and "xyz" not in terms:
+            excess = position(means, context, options.threshold_xyz)
+            terms["xyz"] = options.lambda_xyz * visible_mean(excess, rendered.visible)
+        if options.lambda_scale and "scale" not in terms:
+            excess = size(scales, context, options.threshold_scale)
+            terms["scale"] = options.lambda_scale * visible_mean(excess, rendered.visible)
+        return {name: terms[name] for name in ("xyz", "scale") if name in terms}
 
     return loss
 
 
-def distance_excess(local: Tensor, face_scales: Tensor, threshold: float) -> Tensor:
+def describe(options: BindingOptions) -> str:
+    """Which implementation this machine uses."""
+    native, reason = _native(options)
+    if native is None:
+        return f"xyz, scale: PyTorch ({reason})"
+    metric = [name for name in ("xyz", "scale") if getattr(options, f"metric_{name}")]
+    rest = f"; {metric[0]}: PyTorch (in metres)" if metric else ""
+    local = ", ".join(name for name in ("xyz", "scale") if name not in metric)
+    return f"{local}: native kernel for Gaussians on the CPU, PyTorch on other devices{rest}"
+
+
+def _native(options: BindingOptions) -> tuple[Callable[..., tuple[Tensor, Tensor]] | None, str]:
+    """The native kernel of the limits in triangle scales, or None and why."""
+    if options.metric_xyz and options.metric_scale:
+        return None, "in metres"
+    try:
+        return importlib.import_module(NATIVE).binding_limits, ""
+    except (ImportError, OSError) as error:
+        return None, f"the native kernel can't be used: {error}"
+
+
+def distance_excess(local: Tensor, _: LossContext, threshold: float) -> Tensor:
     """[N] relu(|local| - threshold) of vectors [N, 3]."""
     return torch.relu(_Length.apply(local) - threshold)
 
 
-def local_excess(local: Tensor, face_scales: Tensor, threshold: float) -> Tensor:
+def local_excess(local: Tensor, _: LossContext, threshold: float) -> Tensor:
     """[N] |relu(local - threshold)| of vectors [N, 3]."""
     return _Length.apply(torch.relu(local - threshold))
 
 
-def metric_excess(local: Tensor, face_scales: Tensor, threshold: float) -> Tensor:
+def metric_excess(local: Tensor, context: LossContext, threshold: float) -> Tensor:
     """[N] |relu(k local - threshold)| of vectors [N, 3], threshold in metres."""
-    return local_excess(face_scales[:, None] * local, face_scales, threshold)
+    scales = triangle_frames(context.mesh.vertices, context.mesh.faces).scales.index_select(0, context.binding)
+    return local_excess(scales[:, None] * local, context, threshold)
 
 
 class _Length(torch.autograd.Function):

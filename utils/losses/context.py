@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from utils.contracts import Frame, Rendered
+from utils.contracts import Frame, Mesh, Rendered
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LossContext:
     rendered: Rendered
     local_means: Tensor  # [N, 3] triangle scales
     local_scales: Tensor  # [N, 3] triangle scales, activated
-    face_scales: Tensor  # [N] metres: scale k of each Gaussian's triangle
-    faces: Tensor  # [F, 3] int64, of the rig's mesh
+    mesh: Mesh  # as posed in this frame
+    binding: Tensor  # [N] int64: the face of each Gaussian
     bound: bool = True  # False: free in the world, where limits in triangle scales mean nothing
     offsets: Tensor | None = None  # [T, V, 3] metres: dynamic vertex offsets, where the rig trains them

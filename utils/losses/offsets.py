@@ -18,6 +18,7 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.losses.context import LossContext
+from utils.maths.table_rows import take_row
 
 
 @dataclass
@@ -43,7 +44,7 @@ def build(options: OffsetOptions, threads: int | None = None) -> Callable[[LossC
         offsets, terms = context.offsets, {}
         if offsets is None or not any(vars(options).values()):
             return terms
-        offset = offsets[context.frame.timestep]
+        offset = take_row(context.frame.timestep, offsets)[0]
         if options.lambda_dynamic_offset:
             terms["dynamic_offset"] = options.lambda_dynamic_offset * safe_root(offset.square().sum(-1)).mean()
         if options.lambda_dynamic_offset_std:
@@ -51,7 +52,7 @@ def build(options: OffsetOptions, threads: int | None = None) -> Callable[[LossC
             terms["dynamic_offset_std"] = options.lambda_dynamic_offset_std * spread.mean()
         if options.lambda_laplacian:
             if not neighbours:
-                neighbours[0] = directed_edges(context.faces, len(offset))
+                neighbours[0] = directed_edges(context.mesh.faces, len(offset))
             rough = laplacian(offset, *neighbours[0])
             terms["laplacian"] = options.lambda_laplacian * rough.square().sum(-1).mean()
         return terms

@@ -50,7 +50,7 @@ def build(options: PhotometricOptions, threads: int | None = None) -> Callable[[
         if share == 0:
             return {"l1": l1(image, target)}
         if native is not None and image.device.type == "cpu" and image.dtype == torch.float32:
-            absolute, similarity = native(image, target, threads)
+            absolute, similarity = native(image, target, threads, (1 - share, -share))
         else:
             absolute, similarity = l1(image, target), ssim(image, target)
         terms = {"l1": (1 - share) * absolute, "ssim": share * (1 - similarity)}
@@ -85,6 +85,15 @@ def l1(image: Tensor, target: Tensor) -> Tensor:
 def ssim(image: Tensor, target: Tensor) -> Tensor:
     """Mean structural similarity of two images [C, H, W] in [0, 1]."""
     return ssim_map(image, target).mean()
+
+
+@torch.no_grad()
+def similarity(image: Tensor, target: Tensor, threads: int | None = None) -> float:
+    """The same as a number, summed in double: by the native kernel where it can be used."""
+    native, _ = _native()
+    if native is not None and image.device.type == "cpu" and image.dtype == target.dtype == torch.float32:
+        return float(native(image.contiguous(), target.contiguous(), threads)[1])
+    return float(ssim_map(image, target).double().mean())
 
 
 def ssim_map(image: Tensor, target: Tensor) -> Tensor:
