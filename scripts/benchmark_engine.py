@@ -1,179 +1,174 @@
-"""How fast the CPU rasteriser is: four head-shell scenes, forward and backward, beside its goals and hardware limits.
+"""How fast the CPU engine is, beside its goals, what the hardware allows, and what others do.
 
-    python scripts/benchmark_engine.py [--threads 1 2] [--repeat 30] [--isa avx2] [--json FILE]
+    python scripts/benchmark_engine.py                                    four head shells
+    python scripts/benchmark_engine.py --large                            and 50k to 200k splats at 550 x 802
+    python scripts/benchmark_engine.py --avatar RUN -s DATASET            and a trained avatar
+    python scripts/benchmark_engine.py --scenes 10k/256 50k/512 --threads 1 --rivals none --gate
 
-Times are the best of many repeats, as called from Python. `bound` counts the vector instructions of the scene's
-4x4-block evaluations and its memory traffic, at the rates of the machine that the goals were set on (Zen 5, 4 GHz,
-AVX-512); `goal` holds for that machine, too.
+Times are the best of many repeats, as called from Python. `bound` counts the vector instructions and the memory traffic
+that a stage needs, at rates measured on this machine in the same run; `goal` holds for a Zen 5 with AVX-512. What the
+columns mean in full: docs/benchmarks/README.md.
 """
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall beside a busy neighbour
+
 import argparse
 import sys
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from arguments.flags import OneLineParser
+from arguments.overrides import add_overrides
+from scripts.engine_benchmark import goals, report
+from scripts.engine_benchmark.bounds import Facts
+from scripts.engine_benchmark.gsplat_reference import Absent
+from scripts.engine_benchmark.machine import REFERENCE, Machine, describe, fastest, held_back, measure
+from scripts.engine_benchmark.rivals import RIVALS
+from scripts.engine_benchmark.scenes import LARGE_SHELLS, SCENES, SHELLS, Scene, avatar_scene, facts_of, shell_scene
+from scripts.engine_benchmark.stages import STAGES, best_times
+from utils.errors import InputError, run_main
 from utils.io.atomic import write_json
 
-VECTOR_RATE = 12.25e9  # 16-lane instructions per second and thread
-FORWARD_INSTRUCTIONS, BACKWARD_INSTRUCTIONS = 25, 46  # per block evaluation
-REDUCTION_INSTRUCTIONS = 45  # per (splat, tile) pair, backward
-SPLAT_BYTES = 236  # of a splat with harmonics of degree 3; forward reads, backward reads, writes and allocates
-BANDWIDTH = 37e9  # bytes per second and thread, for data beyond the caches
+RIVAL_REPEATS = 3
+FEW_PIXELS = 256 * 256  # up to here the rivals take a second, above they take many
+AVATAR_FLAGS = ("source_path", "flame_model", "flame_masks", "cache_dir")
 
 
-@dataclass(frozen=True)
-class Case:
-    splats: int
-    size: int
-    forward_goal: float  # ms, two threads
-    total_goal: float  # ms, two threads, forward + backward
-
-    @property
-    def name(self) -> str:
-        return f"{self.splats // 1000}k/{self.size}"
-
-
-CASES = (
-    Case(10_000, 256, 0.7, 1.6),
-    Case(50_000, 256, 2.2, 5.0),
-    Case(10_000, 512, 1.6, 3.8),
-    Case(50_000, 512, 3.7, 8.5),
-)
-
-
-def head_shell(n: int, seed: int = 0) -> dict[str, Tensor]:
-    """n flat Gaussians on a head-sized ellipsoid (0.15 x 0.22 x 0.19 m), each as large as their spacing."""
-    r = np.random.default_rng(seed)
-    axes = np.array([0.075, 0.11, 0.095])
-    on_sphere = r.normal(size=(n, 3))
-    on_sphere /= np.linalg.norm(on_sphere, axis=1, keepdims=True)
-    normal = on_sphere / axes
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-    # Rotation that takes +z to the normal, after a random spin about z.
-    tilt = np.column_stack([1 + normal[:, 2], -normal[:, 1], normal[:, 0], np.zeros(n)])
-    spin = r.uniform(0, 2 * np.pi, n) / 2
-    c, s = np.cos(spin), np.sin(spin)
-    quats = np.column_stack(
-        [tilt[:, 0] * c, tilt[:, 1] * c + tilt[:, 2] * s, tilt[:, 2] * c - tilt[:, 1] * s, tilt[:, 0] * s]
-    )
-    spacing = np.sqrt(4 * np.pi * np.prod(axes) ** (2 / 3) / n)
-    harmonics = 0.12 * r.normal(size=(n, 16, 3))
-    harmonics[:, 0] = 1.1 * (r.uniform(size=(n, 3)) - 0.5)
-    values = {
-        "means": on_sphere * axes * (1 + 0.03 * r.normal(size=(n, 1))),
-        "quats": quats / np.linalg.norm(quats, axis=1, keepdims=True),
-        "scales": spacing * np.array([0.8, 0.8, 0.25]) * np.exp(0.45 * r.normal(size=(n, 3))),
-        "opacities": np.clip(1 / (1 + np.exp(-0.5 - 1.5 * r.normal(size=n))), 0.01, 0.98),
-        "sh": harmonics,
-    }
-    return {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
-
-
-def camera(size: int) -> tuple[Tensor, Tensor]:
-    """(world_to_camera, intrinsics): a metre away, a little from the side; the head fills 3/4 of the height."""
-    yaw, pitch = 0.35, -0.1
-    turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
-    nod = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
-    view = np.eye(4)
-    view[:3, :3], view[2, 3] = nod @ turn, 1.0
-    focal = 0.75 * size / 0.22
-    intrinsics = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
-    return torch.tensor(view, dtype=torch.float32), torch.tensor(intrinsics, dtype=torch.float32)
-
-
-def measure(case: Case, threads: int, repeat: int) -> tuple[float, float]:
-    """Best seconds of forward and of backward (gradients of all splat parameters)."""
-    from diff_gaussian_rasterization import rasterize
-
-    splats = {name: value.requires_grad_() for name, value in head_shell(case.splats).items()}
-    view, intrinsics = camera(case.size)
-    gradient = torch.randn(3, case.size, case.size, generator=torch.Generator().manual_seed(0))
-    forward = backward = float("inf")
-    for _ in range(repeat):
-        for value in splats.values():
-            value.grad = None
-        start = time.perf_counter()
-        image = rasterize(
-            *(splats[name] for name in ("means", "quats", "scales", "opacities", "sh")),
-            sh_degree=3,
-            world_to_camera=view,
-            intrinsics=intrinsics,
-            width=case.size,
-            height=case.size,
-            background=torch.zeros(3),
-            threads=threads,
-        )[0]
-        middle = time.perf_counter()
-        image.backward(gradient)
-        forward, backward = min(forward, middle - start), min(backward, time.perf_counter() - middle)
-        del image
-    return forward, backward
-
-
-def bounds(case: Case, threads: int) -> tuple[float, float]:
-    """Seconds of forward and backward at full instruction rate and bandwidth, for the picture drawn last."""
-    from diff_gaussian_rasterization._calls import Workspace
-
-    pairs, blocks = Workspace.idle()[-1].work()
-    forward = blocks * FORWARD_INSTRUCTIONS / VECTOR_RATE
-    backward = (blocks * BACKWARD_INSTRUCTIONS + pairs * REDUCTION_INSTRUCTIONS) / VECTOR_RATE
-    memory = case.splats * SPLAT_BYTES / BANDWIDTH
-    return (forward + memory) / threads, (backward + 3 * memory) / threads
-
-
-def rows_of(case: Case, threads: int, repeat: int) -> list[dict[str, float | int | str]]:
-    seconds = measure(case, threads, repeat)
-    least = bounds(case, threads)
-    rows = []
-    for stage, spent, bound, goal in (
-        ("forward", seconds[0], least[0], case.forward_goal),
-        ("backward", seconds[1], least[1], case.total_goal - case.forward_goal),
-        ("sum", sum(seconds), sum(least), case.total_goal),
-    ):
-        ms, bound_ms, goal_ms = 1e3 * spent, 1e3 * bound, goal * 2 / threads
-        rows.append(
-            {
-                "scene": case.name,
-                "stage": stage,
-                "threads": threads,
-                "ms": ms,
-                "bound_ms": bound_ms,
-                "ratio": ms / bound_ms,
-            }
-        )
-        against = f"{goal_ms:8.2f} {ms / goal_ms:6.2f} {bound_ms:8.2f} {ms / bound_ms:6.2f}"
-        print(f"{case.name:8} {threads} {stage:9} {ms:8.2f} {against}")
-    return rows
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeat", type=int, default=30)
-    parser.add_argument("--isa", choices=("avx512", "avx2", "scalar"), help="default: the best that this CPU has")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = OneLineParser(
+        prog="scripts/benchmark_engine.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--scenes", nargs="*", metavar="NAME",
+                        help=f"of {', '.join(SCENES)}; without a name: none of them [the first four]")  # fmt: skip
+    parser.add_argument("--large", action="store_true", help="the scenes of 550 x 802, too")
+    parser.add_argument("--avatar", type=Path, metavar="RUN", help="a trained avatar, too")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="NAME",
+                        help=f"of {', '.join(STAGES)} [all]")  # fmt: skip
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="[1 2]")
+    parser.add_argument("--repeat", type=int, default=30, help="[30]")
+    parser.add_argument("--isa", choices=goals.INSTRUCTION_SETS, help="default: the best that this CPU has")
+    parser.add_argument("--rivals", choices=("none", "small", "all"), default="small",
+                        help="time others, too: where pictures are small, or everywhere [small]")  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--gate", action="store_true", help="exit code 1 if one thread is slower than allowed")
+    parser.add_argument("--debug", action="store_true", help="print a traceback with every error")
+    add_overrides(parser, AVATAR_FLAGS)
     options = parser.parse_args(argv)
+    check_arguments(options)
+    return options
+
+
+def check_arguments(options: argparse.Namespace) -> None:
+    """InputError for what can't be measured."""
+    if unknown := [name for name in options.scenes or () if name not in SCENES]:
+        raise InputError("command line", "--scenes", f"found {unknown[0]!r}, expected some of {', '.join(SCENES)}")
+    for name, values, most in (("threads", options.threads, 256), ("repeat", [options.repeat], 100_000)):
+        if wrong := [value for value in values if not 1 <= value <= most]:
+            raise InputError("command line", f"--{name}", f"found {wrong[0]}, expected 1 to {most}")
+    if not options.avatar and (idle := [name for name in AVATAR_FLAGS if hasattr(options, name)]):
+        raise InputError("command line", f"--{idle[0]}", "is about an avatar, and none is given", "Give --avatar RUN.")
+    if options.gate and (1 not in options.threads or "raster" not in options.stages):
+        raise InputError("command line", "--gate", "looks at sums of one thread", "Give --threads 1 --stages raster.")
+
+
+def scenes_of(options: argparse.Namespace) -> Iterator[Scene]:
+    """The scenes asked for, one at a time."""
+    shells = SHELLS if options.scenes is None else [SCENES[name] for name in options.scenes]
+    for shell in dict.fromkeys([*shells, *(LARGE_SHELLS if options.large else ())]):
+        yield shell_scene(shell)
+    if options.avatar:
+        overrides = {name: getattr(options, name) for name in AVATAR_FLAGS if hasattr(options, name)}
+        yield avatar_scene(options.avatar, overrides)
+
+
+def time_scene(scene: Scene, options: argparse.Namespace) -> dict[tuple[str, int], float]:
+    """Seconds by (row, threads)."""
+    seconds: dict[tuple[str, int], float] = {}
+    few = scene.camera.width * scene.camera.height <= FEW_PIXELS
+    compared = options.rivals == "all" or (options.rivals == "small" and few)
+    for threads in options.threads:
+        say(f"{scene.name}, {threads} thread{'s' if threads > 1 else ''}")
+        runs = [run for name in options.stages if (run := STAGES[name](scene, threads)) is not None]
+        times = best_times(runs, options.repeat)
+        if compared:
+            times.update(time_rivals(scene, threads, options))
+        seconds.update({(row, threads): spent for row, spent in times.items()})
+    return seconds
+
+
+def time_rivals(scene: Scene, threads: int, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds by row; those that are not installed are named and left out."""
+    runs = []
+    torch.set_num_threads(threads)
+    for name, (stage, build) in RIVALS.items():
+        if stage not in options.stages:
+            continue
+        try:
+            runs.append(build(scene, threads))
+        except Absent as reason:
+            say(f"{name}: skipped: {reason}")
+    times = best_times([run for run in runs if run], min(options.repeat, RIVAL_REPEATS), warm_up=1)
+    torch.set_num_threads(1)
+    return times
+
+
+def say(line: str) -> None:
+    """What goes on, beside the results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def make_rows(
+    seconds: Mapping[str, dict[tuple[str, int], float]], facts: Mapping[str, Facts], machine: Machine
+) -> list[report.Row]:
+    return [
+        report.make_row(scene, stage, threads, spent, report.bound(stage, facts[scene], machine, threads))
+        for scene, times in seconds.items()
+        for (stage, threads), spent in times.items()
+    ]
+
+
+def main(argv: list[str]) -> int:
+    options = parse_arguments(argv)
     from diff_gaussian_rasterization._library import isa_name, select_isa
 
     if options.isa:
-        select_isa(options.isa)
-    torch.set_num_threads(1)
-    print(f"instruction set {isa_name()}, best of {options.repeat}; goal and bound are those of the reference machine")
-    print(f"{'scene':8} T {'stage':9} {'ms':>8} {'goal':>8} {'/goal':>6} {'bound':>8} {'/bound':>6}")
-    rows = [row for case in CASES for threads in options.threads for row in rows_of(case, threads, options.repeat)]
+        try:
+            select_isa(options.isa)
+        except ValueError as error:
+            raise InputError("command line", "--isa", str(error)) from error
+    torch.set_num_threads(1)  # the native kernels have their own threads
+    machines = [measure(options.threads)]
+    seconds: dict[str, dict[tuple[str, int], float]] = {}
+    facts: dict[str, Facts] = {}
+    for scene in scenes_of(options):
+        facts[scene.name] = facts_of(scene)
+        seconds[scene.name] = time_scene(scene, options)
+        machines.append(measure(options.threads))
+    machine = fastest(machines)
+    rows = make_rows(seconds, facts, machine)
+    if warning := held_back(machine):
+        say(f"warning: {warning}")
+    print(f"best of {options.repeat}, milliseconds\nthis machine: {describe(machine)}")
+    print(f"goals and the last column: {describe(REFERENCE)}\n")
+    lines = [report.cells(row, facts[row.scene], goals.goal(row.scene, row.stage, row.threads)) for row in rows]
+    print("\n".join(report.markdown(lines) if options.markdown else report.table(lines)))
     if options.json:
-        write_json(options.json, rows)
-    return 0
+        write_json(options.json, [row.to_json() for row in rows])
+    passed, verdicts = goals.gate(rows, isa_name()) if options.gate else (True, [])
+    for verdict in verdicts:
+        print(verdict)
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -114,7 +114,7 @@ def time_frames(
     seconds, image = [], torch.empty(0)
     for _ in progress(range(WARM_UP + chosen.n_iter), WARM_UP + chosen.n_iter, "drawing", chosen.quiet):
         start = time.perf_counter()
-        image = render(avatar.place_on(avatar.rig(chosen.timestep)), camera, background).image
+        image = render(avatar.on(avatar.rig(chosen.timestep)), camera, background, with_depth=False).image
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
