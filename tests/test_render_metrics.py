@@ -67,7 +67,7 @@ class RampAvatar:
     def __len__(self) -> int:
         return 5
 
-    def place_on(self, mesh: Mesh) -> Splats:
+    def on(self, mesh: Mesh) -> Splats:
         return Splats(mesh.vertices, *[torch.zeros(5)] * 4, sh_degree=0)
 
 
@@ -77,7 +77,7 @@ def ramp(timestep: float, background: Tensor) -> Tensor:
     return across + 0.05 * timestep + 0.1 * background[:, None, None]
 
 
-def draw(splats: Splats, camera: Camera, background: Tensor) -> Rendered:
+def draw(splats: Splats, camera: Camera, background: Tensor, with_depth: bool = True) -> Rendered:
     return Rendered(ramp(float(splats.means[0, 0]), background), *[torch.zeros(1)] * 4)
 
 
@@ -218,7 +218,7 @@ def test_nothing_left_to_render(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_render_that_is_not_finite_names_the_frame_and_keeps_the_old_folder(rendered: Path) -> None:
-    def holed(splats: Splats, camera: Camera, background: Tensor) -> Rendered:
+    def holed(splats: Splats, camera: Camera, background: Tensor, with_depth: bool = True) -> Rendered:
         image = draw(splats, camera, background).image.clone()
         image[1, 2, 3] = torch.nan if splats.means[0, 0] == 3 else 0
         return Rendered(image, *[torch.zeros(1)] * 4)

@@ -104,7 +104,7 @@ def test_a_guest_drives_the_avatar_without_its_own_data(
         assert len(pictures(folder / kind)) == len(dataset.train) == EVERY
     for k, frame in enumerate(dataset.train):
         with torch.no_grad():
-            image = loaded.render(driven.place_on(driven.rig(frame.timestep)), frame.camera, frame.background).image
+            image = loaded.render(driven.on(driven.rig(frame.timestep)), frame.camera, frame.background).image
         for kind, expected in (("renders", image.clamp(0, 1)), ("gt", frame.image)):
             found = read_image(folder / kind / f"{k:05d}.png")
             assert np.array_equal(found, np.rint(expected.permute(1, 2, 0).numpy() * 255))
@@ -301,7 +301,7 @@ def test_levels_of_alpha_and_depth(tmp_path: Path) -> None:
     mean = torch.tensor([[[1.2342, 3.0, 70.0, 2.0]]])
     picture = Rendered(torch.zeros(3, 1, 4), alpha, mean * alpha, torch.zeros(1), torch.zeros(1))
     shot = Shot(Camera(torch.eye(4), torch.eye(3), 4, 1), 0, torch.zeros(3), "shot")
-    avatar = SimpleNamespace(rig=lambda t: None, place_on=lambda mesh: SimpleNamespace(means=torch.zeros(1, 3)))
+    avatar = SimpleNamespace(rig=lambda t: None, on=lambda mesh: SimpleNamespace(means=torch.zeros(1, 3)))
     loaded: Any = SimpleNamespace(avatar=avatar, render=lambda *_: picture, iteration=1)
     options = RenderOptions(model_path=str(tmp_path), render_alpha=True, render_depth=True, quiet=True)
     render.render_take(loaded, Take("take", [shot]), options)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 native = pytest.importorskip("diff_gaussian_rasterization.image", reason="the native package is not installed")
 l1_ssim, to_float = native.l1_ssim, native.to_float
+from diff_gaussian_rasterization._library import isa_name, select_isa  # noqa: E402 - after the skip
 
 
 def reference(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +120,72 @@ def test_same_bits_for_any_thread_count() -> None:
         assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
 
 
+def test_known_weights_give_the_same_gradient_without_a_second_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever backward asks for in the end: those weights, a multiple of them, others, one term alone, or twice."""
+    image, target = pictures(3, 37, 45)
+    passes: list[object] = []
+    real = native._pass
+    monkeypatch.setattr(native, "_pass", lambda *given: (passes.append(given), real(*given))[1])
+    for known, wanted, expected_passes in [
+        ((0.8, -0.2), (0.8, -0.2), 1),
+        ((0.8, -0.2), (0.8 / 3, -0.2 / 3), 1),
+        ((0.8, -0.2), (-1.6, 0.4), 1),
+        ((0.8, -0.2), (0.8, -0.3), 2),
+        ((0.0, -1.0), (0.0, -1.0), 1),
+        ((0.0, -1.0), (0.5, 0.0), 2),
+        ((0.0, 0.0), (0.8, -0.2), 2),
+        (None, (0.8, -0.2), 2),
+    ]:
+        passes.clear()
+        found = value_and_gradient(lambda a, b, k=known: l1_ssim(a, b, weights=k), image, target, wanted)
+        assert len(passes) == expected_passes, (known, wanted)
+        expected = value_and_gradient(reference, image.double(), target.double(), wanted)
+        assert torch.linalg.norm(found[2] - expected[2]) <= 1e-5 * torch.linalg.norm(expected[2])
+
+
+def test_backward_can_be_called_twice() -> None:
+    image, target = pictures(3, 20, 30)
+    image.requires_grad_()
+    l1, ssim = l1_ssim(image, target, weights=(0.8, -0.2))
+    loss = 0.8 * l1 - 0.2 * ssim
+    first, second, double = (
+        torch.autograd.grad(loss, image, torch.tensor(factor), retain_graph=True)[0] for factor in (1.0, 1.0, 2.0)
+    )
+    assert torch.equal(first, second) and torch.equal(double, 2 * first)
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+@pytest.mark.parametrize("size", [(3, 70, 90), (1, 11, 200), (2, 150, 33), (1, 300, 7)], ids=str)
+def test_every_instruction_set(isa: str, size: tuple[int, int, int]) -> None:
+    before = isa_name()
+    try:
+        select_isa(isa)
+    except ValueError as error:
+        pytest.skip(str(error))
+    try:
+        image, target = pictures(*size)
+        found = value_and_gradient(lambda a, b: l1_ssim(a, b, 3, (0.8, -0.2)), image, target, (0.8, -0.2))
+        again = value_and_gradient(lambda a, b: l1_ssim(a, b, 1, (0.8, -0.2)), image, target, (0.8, -0.2))
+        plain = l1_ssim(image, target)
+    finally:
+        select_isa(before)
+    expected = value_and_gradient(reference, image.double(), target.double(), (0.8, -0.2))
+    assert found[0].item() == pytest.approx(expected[0].item(), abs=1e-6)
+    assert found[1].item() == pytest.approx(expected[1].item(), abs=1e-6)
+    assert (found[2] - expected[2]).abs().max() <= 3e-5 * expected[2].abs().max()
+    assert all(torch.equal(x, y) for x, y in zip(found, again, strict=True))
+    assert torch.equal(plain[0], found[0]) and torch.equal(plain[1], found[1])
+
+
+def test_the_mean_of_white_is_white() -> None:
+    """Where [a b] - [a] [b] of a white area is not exactly zero, that error is as large as its gradient."""
+    target = torch.ones(1, 60, 80)
+    image = target - 1e-3 * (torch.arange(80) % 2)
+    gradient = value_and_gradient(l1_ssim, image, target, (0.0, 1.0))[2]
+    exact = value_and_gradient(reference, image.double(), target.double(), (0.0, 1.0))[2]
+    assert (gradient - exact).norm() <= 1e-3 * exact.norm()
+
+
 def test_strided_pictures() -> None:
     image, target = pictures(3, 12, 15)
     strided = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
@@ -158,18 +225,34 @@ def test_bad_pictures_are_refused_by_name(image: Tensor, target: Tensor, named: 
         l1_ssim(image, target)
 
 
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, float("nan")), (float("inf"), 0.0)])
+def test_bad_weights_are_refused(weights: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="weights: found"):
+        l1_ssim(GREY, GREY, weights=weights)
+
+
 def test_every_byte_becomes_the_float_that_division_gives() -> None:
-    rgb = torch.arange(256, dtype=torch.uint8).repeat(300)[: 3 * 25 * 101].reshape(25, 101, 3)
-    expected = rgb.permute(2, 0, 1).float() / 255
+    levels = torch.arange(256, dtype=torch.uint8).repeat(300)[: 3 * 25 * 101].reshape(3, 25, 101)
+    expected = levels.float() / 255
     for threads in (1, 3):
-        planes = to_float(rgb, threads=threads)
-        assert planes.is_contiguous() and torch.equal(planes, expected)
-    assert torch.equal(to_float(rgb[::2, 1:]), expected[:, ::2, 1:])
+        floats = to_float(levels, threads=threads)
+        assert floats.is_contiguous() and torch.equal(floats, expected)
+    assert torch.equal(to_float(levels[:, ::2, 1:]), expected[:, ::2, 1:])
+    large = levels.repeat(1, 20, 10)
+    assert torch.equal(to_float(large, threads=2), large.float() / 255)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_read_only_array_becomes_floats() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
+    levels.flags.writeable = False
+    assert torch.equal(to_float(levels[1:, 2:]), torch.from_numpy(levels[1:, 2:].astype(np.float32) / np.float32(255)))
+    assert to_float(levels[:0]).shape == (0, 8, 8)
 
 
 @pytest.mark.parametrize(
-    "rgb", [torch.zeros(4, 5, 3), torch.zeros(4, 5, 4, dtype=torch.uint8), torch.zeros(5, 3, dtype=torch.uint8)]
+    "levels", [torch.zeros(4, 5), np.zeros((4, 5)), torch.zeros(4, dtype=torch.uint8, device="meta"), [1, 2]]
 )
-def test_bad_bytes_are_refused(rgb: Tensor) -> None:
-    with pytest.raises(ValueError, match="rgb: found"):
-        to_float(rgb)
+def test_bad_bytes_are_refused(levels: object) -> None:
+    with pytest.raises(ValueError, match="levels: found"):
+        to_float(levels)

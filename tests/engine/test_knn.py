@@ -84,9 +84,45 @@ def test_duplicates_are_neighbours_at_distance_zero() -> None:
     np.testing.assert_array_equal(distances(points), expected)
 
 
+@pytest.mark.parametrize("count", [*range(1, 20), 63, 64, 65, 66, 511, 512, 513, 520])
+def test_every_size_around_leaves_and_nodes(count: int) -> None:
+    """Eight points make a leaf, eight leaves a node: nothing may depend on where the last one ends."""
+    points = cloud("uniform", count, np.random.default_rng(count)).astype(np.float32)
+    np.testing.assert_allclose(distances(points), brute_force(points), rtol=1e-6)
+
+
+def test_all_points_in_one_place() -> None:
+    np.testing.assert_array_equal(distances(np.full((3000, 3), 1.25)), np.zeros(3000))
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-20, 1e15, 2.0**61])
+def test_tiny_and_huge_coordinates(size: float) -> None:
+    """Squares and sums are taken in float64: 1e-40 and 2^61 have squares that float32 rounds to 0 and to infinity."""
+    points = (np.random.default_rng(0).uniform(-1, 1, (300, 3)) * size).astype(np.float32)
+    expected = brute_force(points).astype(np.float32)
+    np.testing.assert_allclose(distances(points), expected, rtol=1e-6, atol=0)
+
+
+def test_same_bits_for_any_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = cloud("uniform", 3001, np.random.default_rng(4)).astype(np.float32)
+    expected = distances(points)
+    tried = 0
+    for isa in ("scalar", "avx2", "avx512"):
+        monkeypatch.setenv("MIEN_ISA", isa)
+        try:
+            np.testing.assert_array_equal(distances(points), expected)
+            tried += 1
+        except ValueError as error:
+            assert "not available" in str(error)  # noqa: PT017 - the CPU of the tests may lack it
+    assert tried >= 1
+    monkeypatch.setenv("MIEN_ISA", "mmx")
+    with pytest.raises(ValueError, match="MIEN_ISA=mmx is not available"):
+        distances(points)
+
+
 def test_same_bits_for_any_thread_count_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
-    points = cloud("uniform", 5000, rng)
+    points = cloud("uniform", 70_000, rng)  # several chunks of the sort, many blocks of leaves
     shuffle = rng.permutation(len(points))
     results = []
     for threads in ("1", "2", "5"):
@@ -108,7 +144,7 @@ def test_bad_points_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     points = torch.zeros(4, 3)
     for value in (float("nan"), float("inf")):
         points[2, 1] = value
-        with pytest.raises(ValueError, match="points: row 2"):
+        with pytest.raises(ValueError, match=r"points: row 2 is \[0, -?(nan|inf), 0\], expected finite"):
             distCUDA2(points)
     with pytest.raises(ValueError, match="points: found shape"):
         distCUDA2(torch.zeros(4, 2))

@@ -75,6 +75,14 @@ def test_settings_have_the_known_fields() -> None:
     assert isinstance(rasterizer, torch.nn.Module)
 
 
+def test_a_camera_centre_that_is_not_finite_is_refused() -> None:
+    """It would turn every colour black without a word."""
+    scene = make_scene(2, 8, 8)
+    settings = settings_of(scene, campos=torch.tensor([0.0, float("nan"), 0.0]))
+    with pytest.raises(dgr.NonFiniteError, match="^camera centre is not finite$"):
+        dgr.GaussianRasterizer(settings)(**splats_of(scene))
+
+
 def test_same_picture_as_rasterize() -> None:
     scene = make_scene(300, 60, 44, seed=9)
     scene.parameters["screen_offsets"].zero_()

@@ -206,7 +206,7 @@ def test_the_c_door_checks_for_itself() -> None:
     from diff_gaussian_rasterization._library import check, library
 
     workspace = _calls.Workspace()
-    empty = [_calls.Settings(), _calls.SplatInputs(), _calls.PictureOutputs()]
+    empty = [_calls.Settings(), _calls.Inputs(), _calls.PictureOutputs()]
     with pytest.raises(ValueError, match="is null"):
         _calls.call("mien_rasterize_forward", workspace, *empty, threads=1)
     with pytest.raises(ValueError, match="a pointer is null"):
@@ -217,7 +217,7 @@ def test_the_c_door_checks_for_itself() -> None:
     )
     picture = _calls.PictureOutputs(*[torch.empty(192).data_ptr()] * 4)
     with pytest.raises(ValueError, match="focal|rules"):
-        _calls.call("mien_rasterize_forward", workspace, settings, _calls.SplatInputs(count=-1), picture, threads=1)
+        _calls.call("mien_rasterize_forward", workspace, settings, _calls.Inputs(count=-1), picture, threads=1)
 
 
 def test_non_contiguous_inputs() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from scene.image_store import (
     Picture,
+    choose_conversion,
     exported_background,
     leaving_no_folders,
     on_background,
@@ -204,3 +205,16 @@ def test_parallel_map_raises_the_first_error_in_order() -> None:
     with pytest.raises(ValueError, match="^3$"):
         list(parallel_map(fail, range(10_000)))
     assert len(started) < 200
+
+
+def test_native_conversion_is_said_and_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    native, note = choose_conversion()
+    if note != "pictures: native kernel":
+        pytest.skip(note)
+    monkeypatch.setattr("scene.image_store.NATIVE", "no_such_package.image")
+    plain, said = choose_conversion()
+    assert said.startswith("pictures: PyTorch (the native kernel can't be used: ")
+    expected = (np.arange(256) / np.float32(255)).astype(np.float32).reshape(1, 16, 16)
+    for convert in (native, plain):
+        np.testing.assert_array_equal(convert(levels).numpy(), expected)

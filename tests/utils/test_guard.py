@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from utils.contracts import Terms
-from utils.engine.adam import adam_rows, adam_step, choose_adam, guarded
+from utils.engine.adam import Update, adam_rows, adam_step, adam_steps, choose_adam, guarded
 from utils.engine.guard import POLL_EVERY, FiniteGuard
 from utils.errors import NumericalFault
+from utils.maths.table_rows import row_gradient
 
 
 def parameter(gradient: float) -> torch.Tensor:
@@ -35,6 +36,15 @@ def test_gradient_is_named() -> None:
     guard = FiniteGuard(False, lambda step: None)
     with pytest.raises(NumericalFault, match=r"iteration 3, view v: .*gradient of scales \(1 values\)"):
         guard.check(3, "v", terms(0.1), {"means": parameter(1.0), "scales": parameter(float("nan"))})
+
+
+def test_a_sparse_gradient_is_looked_at() -> None:
+    guard, values = FiniteGuard(False, lambda step: None), torch.ones(9, 2, requires_grad=True)
+    values.grad = row_gradient(4, torch.tensor([1.0, 2.0]), values.shape)
+    assert guard.check(2, "v", terms(0.1), {"expr": values}) is None
+    values.grad = row_gradient(4, torch.tensor([1.0, float("nan")]), values.shape)
+    with pytest.raises(NumericalFault, match=r"gradient of expr \(1 values\)"):
+        guard.check(3, "v", terms(0.1), {"expr": values})
 
 
 def test_gradients_pass_unless_their_square_overflows() -> None:
@@ -90,7 +100,7 @@ def test_debug_from_looks_at_once() -> None:
 
 @pytest.mark.parametrize("which", ["plain", "chosen"])
 def test_adam_equals_torch(which: str) -> None:
-    step = adam_step if which == "plain" else choose_adam("cpu", 1)[0]
+    step = adam_steps if which == "plain" else choose_adam("cpu", 1)[0]
     torch.manual_seed(0)
     mine = torch.randn(50, 3)
     theirs = mine.clone().requires_grad_()
@@ -98,28 +108,42 @@ def test_adam_equals_torch(which: str) -> None:
     moments = (torch.zeros_like(mine), torch.zeros_like(mine))
     for count in range(1, 30):
         gradient = torch.randn(50, 3)
-        step(mine, gradient, moments, 0.01, count)
+        step([Update(mine, gradient, moments, 0.01)], count)
         theirs.grad = gradient.clone()
         reference.step()
     torch.testing.assert_close(mine, theirs.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_rows_are_independent_adams() -> None:
+@pytest.mark.parametrize("which", ["plain", "chosen"])
+@pytest.mark.parametrize("layout", ["dense", "sparse", "sum of views"])
+def test_rows_are_independent_adams(which: str, layout: str) -> None:
     """Each row behaves as if it had an Adam of its own that only steps when the row has a gradient."""
+    step_rows = adam_rows if which == "plain" else choose_adam("cpu", 1).rows
     torch.manual_seed(1)
-    mine = torch.randn(4, 5)
-    rows = [mine[i].clone().requires_grad_() for i in range(4)]
+    mine = torch.randn(5, 2, 3)
+    start = mine.clone()
+    rows = [mine[i].clone().requires_grad_() for i in range(5)]
     optimisers = [torch.optim.Adam([row], lr=0.01, eps=1e-15) for row in rows]
-    moments, steps = (torch.zeros_like(mine), torch.zeros_like(mine)), torch.zeros(4)
+    moments, steps = (torch.zeros_like(mine), torch.zeros_like(mine)), torch.zeros(5)
     for count in range(40):
-        row = (count * 7) % 3  # row 3 never has a gradient
-        gradient = torch.zeros(4, 5)
-        gradient[row] = torch.randn(5)
-        adam_rows(mine, gradient, moments, 0.01, steps)
+        row = (count * 7) % 3  # row 3 never has a gradient, row 4 always one of zero
+        parts = torch.randn(2, 2, 3)
+        gradient = torch.zeros(5, 2, 3)
+        gradient[row] = parts.sum(0)
+        if layout == "sparse":
+            index, values = torch.tensor([[row, 4]]), torch.stack([parts.sum(0), torch.zeros(2, 3)])
+            step_gradient = torch.sparse_coo_tensor(index, values, mine.shape, is_coalesced=True, check_invariants=True)
+        elif layout == "sum of views":
+            step_gradient = row_gradient(row, parts[0], mine.shape) + row_gradient(4, torch.zeros(2, 3), mine.shape)
+            step_gradient = step_gradient + row_gradient(row, parts[1], mine.shape)
+        else:
+            step_gradient = gradient
+        step_rows(mine, step_gradient, moments, 0.01, steps)
         rows[row].grad = gradient[row].clone()
         optimisers[row].step()
     torch.testing.assert_close(mine, torch.stack([row.detach() for row in rows]), rtol=1e-5, atol=1e-6)
-    assert steps.tolist() == [14, 13, 13, 0] and torch.equal(mine[3], rows[3].detach())
+    assert steps.tolist() == [14, 13, 13, 0, 0] and torch.equal(mine[3:], start[3:])
+    assert not moments[0][3:].any() and not moments[1][3:].any()
 
 
 def test_a_parameter_that_is_not_finite_is_named_with_its_step_on_a_gpu_too() -> None:

@@ -15,9 +15,9 @@ import torch
 from scipy.ndimage import correlate1d
 from torch import Tensor
 
-from utils.contracts import Camera, Frame, Rendered, Terms
+from utils.contracts import Camera, Frame, Mesh, Rendered, Terms
 from utils.errors import InputError
-from utils.losses import LOSSES, LossContext, build_losses, photometric
+from utils.losses import LOSSES, LossContext, binding, build_losses, photometric
 from utils.losses.binding import BindingOptions
 from utils.losses.photometric import PhotometricOptions, l1, ssim
 
@@ -36,8 +36,8 @@ def context(seed: int = 0, visible: float = 0.5, dtype: torch.dtype = torch.floa
     image = rand(3, size, size).requires_grad_()
     rendered = Rendered(image, rand(1, size, size), rand(1, size, size), radii, torch.zeros(N, 2))
     means, scales = (4 * rand(N, 3) - 2).requires_grad_(), (1.5 * rand(N, 3)).requires_grad_()
-    return LossContext(7, frame, rendered, means, scales, (0.01 + 0.02 * rand(N)).requires_grad_(),
-                       torch.tensor([[0, 1, 2], [0, 2, 3]]))  # fmt: skip
+    mesh = Mesh((0.04 * rand(4, 3)).requires_grad_(), torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    return LossContext(7, frame, rendered, means, scales, mesh, torch.arange(N) % 2)
 
 
 def naive_ssim(x: np.ndarray, y: np.ndarray) -> float:
@@ -98,13 +98,22 @@ def test_the_native_kernel_equals_the_plain_formula(height: int, width: int, thr
     torch.testing.assert_close(ours.grad.double(), plain.grad, rtol=0, atol=bound)
 
 
+def triangle_scale(corners: list[list[float]]) -> float:
+    """Half of base and height; the height from the area, twice of which is base times height."""
+    first, second, third = corners
+    sides = [math.dist(first, second), math.dist(second, third), math.dist(third, first)]
+    half = sum(sides) / 2
+    return 0.5 * (sides[0] + 2 * math.sqrt(half * math.prod(half - side for side in sides)) / sides[0])
+
+
 def naive_terms(c: LossContext, o: BindingOptions) -> dict[str, float]:
     """The documented formulas, Gaussian by Gaussian."""
     xyz, scale = [], []
-    for mu, s, k, radius in zip(c.local_means, c.local_scales, c.face_scales, c.rendered.radii, strict=True):
+    face_scales = [triangle_scale(corners) for corners in c.mesh.vertices[c.mesh.faces].tolist()]
+    for mu, s, face, radius in zip(c.local_means, c.local_scales, c.binding, c.rendered.radii, strict=True):
         if radius == 0:
             continue
-        mu, s, k = mu.tolist(), s.tolist(), k.item()
+        mu, s, k = mu.tolist(), s.tolist(), face_scales[face]
         if o.metric_xyz:
             xyz.append(math.hypot(*(max(k * m - o.threshold_xyz, 0) for m in mu)))
         else:
@@ -150,12 +159,13 @@ def test_binding_slopes_equal_finite_differences(metric: bool) -> None:
     c = context(dtype=torch.float64)
     loss = build_losses({"binding": BindingOptions(1.0, 0.3, metric, 1.0, 0.4, metric)})
 
-    def total(means: Tensor, scales: Tensor, face_scales: Tensor) -> Tensor:
-        moved = dataclasses.replace(c, local_means=means, local_scales=scales, face_scales=100 * face_scales)
+    def total(means: Tensor, scales: Tensor, vertices: Tensor) -> Tensor:
+        mesh = Mesh(50 * vertices, c.mesh.faces)
+        moved = dataclasses.replace(c, local_means=means, local_scales=scales, mesh=mesh)
         terms = loss(moved).values
         return terms["xyz"] + terms["scale"]
 
-    assert torch.autograd.gradcheck(total, (c.local_means, c.local_scales, c.face_scales))
+    assert torch.autograd.gradcheck(total, (c.local_means, c.local_scales, c.mesh.vertices))
 
 
 @pytest.mark.parametrize("metric", [False, True])
@@ -230,16 +240,46 @@ def test_options_of_a_loss_that_does_not_exist_are_refused() -> None:
         build_losses({"photmetric": PhotometricOptions()})
 
 
-def test_the_run_log_says_which_kernel_computes_ssim(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert any("native kernel" in note for note in build_losses({}).notes)
+def test_the_run_log_says_which_kernel_computes_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all("native kernel" in note for note in build_losses({}).notes)
+    with_metres = {"binding": BindingOptions(metric_scale=True)}
+    note = build_losses(with_metres).notes[1]
+    assert note.startswith("xyz: native kernel") and note.endswith("; scale: PyTorch (in metres)")
+    assert describe_in_metres() == "xyz, scale: PyTorch (in metres)"
     real = importlib.import_module
 
     def missing(name: str, package: str | None = None) -> Any:
-        if name == photometric.NATIVE:
+        if name in (photometric.NATIVE, binding.NATIVE):
             raise builtins.ImportError("no such package")
         return real(name, package)
 
     monkeypatch.setattr(importlib, "import_module", missing)
     losses = build_losses({})
-    assert losses.notes == ("l1, ssim: PyTorch (the native kernel can't be used: no such package)",)
+    assert losses.notes == tuple(
+        f"{terms}: PyTorch (the native kernel can't be used: no such package)" for terms in ("l1, ssim", "xyz, scale")
+    )
     assert losses(context()).values["ssim"].isfinite()
+
+
+def describe_in_metres() -> str:
+    return binding.describe(BindingOptions(metric_xyz=True, metric_scale=True))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"metric_xyz": True, "threshold_xyz": 0.01}, {"metric_scale": True}, {"lambda_xyz": 0.0}]
+)
+def test_native_limits_equal_pytorch(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    terms, slopes = [], []
+    for native in (True, False):
+        if not native:
+            monkeypatch.setattr(binding, "_native", lambda options: (None, "not wanted"))
+        c = context(seed=3)
+        found = binding.build(BindingOptions(**options), 1)(c)
+        sum(found.values()).backward()  # type: ignore[union-attr]
+        terms.append({name: value.item() for name, value in found.items()})
+        slopes.append([c.local_means.grad, c.local_scales.grad])
+    assert list(terms[0]) == list(terms[1]) and terms[0] == pytest.approx(terms[1], rel=1e-5)
+    for mine, theirs in zip(*slopes, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-8)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import correlate1d
 from torch import Tensor
 
-from utils.contracts import Camera, Frame, Mesh, Rendered, Splats
+from utils.contracts import Camera, Frame, Mesh, Rendered, RiggedSplats, Splats
 from utils.engine import metrics
 from utils.engine.evaluate import evaluate
 
@@ -129,12 +129,13 @@ class FlatAvatar:
     def rig(self, timestep: int) -> Mesh:
         return Mesh(torch.full((3, 3), float(timestep)), torch.tensor([[0, 1, 2]]))
 
-    def place_on(self, mesh: Mesh) -> Splats:
-        return Splats(mesh.vertices, *[torch.zeros(3)] * 4, sh_degree=0)
+    def on(self, mesh: Mesh) -> RiggedSplats:
+        nothing = torch.zeros(3)
+        return RiggedSplats(mesh, nothing, mesh.vertices, *[nothing] * 5, sh_degree=0, world=lambda: pytest.fail())
 
 
-def flat_render(splats: Splats, camera: Camera, background: Tensor) -> Rendered:
-    assert not torch.is_grad_enabled()
+def flat_render(splats: Splats | RiggedSplats, camera: Camera, background: Tensor, with_depth: bool = True) -> Rendered:
+    assert not torch.is_grad_enabled() and not with_depth  # scores need no depth
     level = splats.means.mean() / 10 + background[:, None, None].expand(3, camera.height, camera.width)
     return Rendered(level, *[torch.zeros(1)] * 4)
 
