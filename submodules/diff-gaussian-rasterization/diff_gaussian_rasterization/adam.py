@@ -133,11 +133,8 @@ def adam_rows(  # noqa: PLR0913 - the tensors and constants of the method
     """
     if not isinstance(param, Tensor) or param.dim() == 0:
         raise ValueError(f"param: found {getattr(param, 'shape', type(param).__name__)}, expected a table [T, ...]")
-    if rows is not None and not (
-        isinstance(rows, Tensor) and rows.dtype == torch.int64 and rows.is_cpu and rows.dim() == 1
-    ):
-        found = f"{list(rows.shape)} {rows.dtype} on {rows.device}" if isinstance(rows, Tensor) else type(rows).__name__
-        raise ValueError(f"rows: found {found}, expected [n] int64 on the CPU")
+    if rows is not None:
+        _check_rows(rows)
     table = param.shape
     count = table[0] if rows is None else rows.shape[0]
     _check_tensor("param", param, table, "")
@@ -166,6 +163,12 @@ def adam_rows(  # noqa: PLR0913 - the tensors and constants of the method
         )
     )
     _changed(param, exp_avg, exp_avg_sq, steps)
+
+
+def _check_rows(rows: Any) -> None:
+    if not (isinstance(rows, Tensor) and rows.dtype == torch.int64 and rows.is_cpu and rows.dim() == 1):
+        found = f"{list(rows.shape)} {rows.dtype} on {rows.device}" if isinstance(rows, Tensor) else type(rows).__name__
+        raise ValueError(f"rows: found {found}, expected [n] int64 on the CPU")
 
 
 def _changed(*tensors: Tensor) -> None:
