@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,34 +38,13 @@ def render(splats: Splats, camera: Camera, background: Tensor, threads: int | No
         EnvironmentFault: the tensors are not on the CPU.
         NumericalFault: a tensor holds NaN or infinity.
     """
-    from diff_gaussian_rasterization import NonFiniteError, rasterize
+    from diff_gaussian_rasterization import rasterize
 
     if splats.means.device.type != "cpu":
         problem = f"--rasterizer native draws on the CPU, the splats are on {splats.means.device}"
         raise EnvironmentFault(f"{problem}. Use --device cpu, or another rasteriser")
-    offsets = torch.zeros_like(splats.means[:, :2]).requires_grad_()
-    try:
-        image, alpha, depth, radii = rasterize(
-            splats.means,
-            splats.quats,
-            splats.scales,
-            splats.opacities,
-            splats.sh,
-            sh_degree=splats.sh_degree,
-            world_to_camera=camera.world_to_camera,
-            intrinsics=camera.intrinsics,
-            width=camera.width,
-            height=camera.height,
-            near=camera.near,
-            far=camera.far,
-            background=background,
-            screen_offsets=offsets,
-            covariances=splats.covariances,
-            threads=threads,
-        )
-    except NonFiniteError as error:
-        raise NumericalFault(f"renderer: {error}. A step before this one diverged") from error
-    return Rendered(image, alpha, depth, radii, offsets)
+    shape = (splats.means, splats.quats, splats.scales, splats.opacities, splats.sh)
+    return _draw(rasterize, shape, splats, camera, background, covariances=splats.covariances, threads=threads)
 
 
 class _Faces:
@@ -91,20 +71,29 @@ def render_rigged(
     Raises:
         NumericalFault: a tensor holds NaN or infinity, or a Gaussian leaves the range of numbers.
     """
-    from diff_gaussian_rasterization import NonFiniteError, rasterize_rigged
+    from diff_gaussian_rasterization import rasterize_rigged
+
+    place = (_Faces.of(splats.mesh), splats.binding, splats.mesh.vertices)
+    columns = (splats.means, splats.quats, splats.scales, splats.opacities, splats.sh0, splats.shN)
+    return _draw(
+        rasterize_rigged, (*place, *columns), splats, camera, background, with_depth=with_depth, threads=threads
+    )
+
+
+def _draw(
+    rasterise: Callable[..., Any],
+    tensors: tuple[Any, ...],
+    splats: Splats | RiggedSplats,
+    camera: Camera,
+    background: Tensor,
+    **more: Any,
+) -> Rendered:
+    from diff_gaussian_rasterization import NonFiniteError
 
     offsets = torch.zeros_like(splats.means[:, :2]).requires_grad_()
     try:
-        image, alpha, depth, radii = rasterize_rigged(
-            _Faces.of(splats.mesh),
-            splats.binding,
-            splats.mesh.vertices,
-            splats.means,
-            splats.quats,
-            splats.scales,
-            splats.opacities,
-            splats.sh0,
-            splats.shN,
+        image, alpha, depth, radii = rasterise(
+            *tensors,
             sh_degree=splats.sh_degree,
             world_to_camera=camera.world_to_camera,
             intrinsics=camera.intrinsics,
@@ -114,8 +103,7 @@ def render_rigged(
             far=camera.far,
             background=background,
             screen_offsets=offsets,
-            with_depth=with_depth,
-            threads=threads,
+            **more,
         )
     except NonFiniteError as error:
         raise NumericalFault(f"renderer: {error}. A step before this one diverged") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +38,6 @@ GRADIENT = {name: 2e-5 for name in NAMES}  # relative L2 errors; 5e-6 is the lar
 GRADIENT |= {"world_to_camera": 1e-4, "intrinsics": 1e-4}  # sums over all Gaussians that nearly cancel: 5e-5 was seen
 RULES = {"ours": "ours", "dgr": "dgr", "gsplat15": "gsplat15", "antialias": Rules(antialias=True)}
 SCENES = {"plain": make_scene(0), "opaque": make_scene(1, opaque=True), "large": make_scene(3, 700, width=70)}
-
-
-@pytest.fixture(params=["scalar", "avx2", "avx512"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = isa_name()
-    try:
-        select_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    select_isa(before)
 
 
 def assert_is_the_reference(scene: Scene, degree: int = 3, rules: str | Rules = "ours") -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diff_gaussian_rasterization import rasterize, rasterize_rigged
-from diff_gaussian_rasterization._library import isa_name, select_isa
 from diff_gaussian_rasterization.rig import FaceRig
 from torch import Tensor
 
@@ -32,17 +31,6 @@ KINDS = (
     "behind", "at the camera", "in its plane", "beside", "beyond", "transparent", "hidden", "huge behind",
     "huge before", "bright", "far away", "no quaternion", "long quaternion",
 )  # fmt: skip
-
-
-@pytest.fixture(params=["scalar", "avx2", "avx512"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = isa_name()
-    try:
-        select_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    select_isa(before)
 
 
 # Two faces that every kind shares: one about the camera's centre, exactly, and one a metre before it.
