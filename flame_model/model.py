@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from flame_model import skinning
 from flame_model.flame_assets import FlameAssets
+from flame_model.regions import face_regions
 
 _CORRECTIVES = 36  # 4 non-root joints x 9 entries of (R - I)
 
@@ -35,6 +37,10 @@ class FlameModel(nn.Module):
     Order: template + shape + expression + offsets -> joints of that mesh -> pose correctives of the 4 non-root joints
     -> linear blend skinning over 5 joints -> translation. The root rotation turns about the root joint.
     Metres, axis-angle radians, FLAME axes. float32 buffers; `.to(device)` and `.double()` work as for any module.
+
+    Args:
+        masks: name -> vertex ids (`load_masks`); they become `regions`, name -> [F] bool, on the CPU.
+        joints_follow_offset: False places the joints before the static offset is added, as some trackers do.
     """
 
     template: Tensor  # [3, V]
@@ -45,11 +51,16 @@ class FlameModel(nn.Module):
     weights: Tensor  # [5, V]
     faces: Tensor  # [F, 3] int64
 
-    def __init__(self, assets: FlameAssets) -> None:
+    def __init__(
+        self, assets: FlameAssets, masks: Mapping[str, np.ndarray] | None = None, joints_follow_offset: bool = True
+    ) -> None:
         super().__init__()
         self.n_vertices, self.n_added_teeth = assets.n_vertices, assets.added_teeth
         self.n_shape, self.n_expr = assets.shape_dirs.shape[2], assets.expr_dirs.shape[2]
         self.fingerprint, self.edition = assets.fingerprint, assets.edition
+        belongs = face_regions(masks, assets.faces) if masks else {}
+        self.regions = {name: torch.from_numpy(inside) for name, inside in belongs.items()}
+        self.joints_follow_offset = joints_follow_offset
         self.parents = tuple(int(parent) for parent in assets.parents)
         used = np.flatnonzero(assets.expr_dirs.any((0, 1)))
         self.n_used_expr = int(used[-1]) + 1 if len(used) else 0  # trailing directions may all be zero
@@ -86,7 +97,10 @@ class FlameModel(nn.Module):
             raise ValueError(f"shape is {list(shape.shape)}, expected at most [{self.n_shape}]")
         planar = self.template + (shape @ self.shape_basis[: len(shape)]).view(3, -1)
         if static_offset is not None:
-            planar = planar + self._padded(static_offset, "static_offset").t()
+            offset = self._padded(static_offset, "static_offset").t()
+            if not self.joints_follow_offset:
+                return Identity(planar + offset, self.joint_regressor @ planar.t())
+            planar = planar + offset
         return Identity(planar, self.joint_regressor @ planar.t())
 
     def posed(

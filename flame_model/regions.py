@@ -11,10 +11,12 @@ from flame_model.flame_assets import FLAME_FACES, FLAME_VERTICES
 
 
 def with_unions(masks: Mapping[str, np.ndarray], faces: np.ndarray) -> dict[str, np.ndarray]:
-    """`masks` and what follows from them: teeth (if the mesh has FLAME's added ones), eyeballs, hair, skin.
+    """`masks` and what follows from them: teeth (if the mesh has FLAME's added ones), eyeballs, hair, skin, and the
+    parts of a face that people look at: eyes, mouth, cheeks (nose and forehead are masks).
 
-    hair is the scalp without face and neck; skin is everything but eyeballs, hair, lips, boundary and teeth. A region
-    of these names that the file brings itself is kept.
+    hair is the scalp without face and neck; skin is everything but eyeballs, hair, lips, boundary and teeth; eyes are
+    the eye regions with the eyeballs; mouth is lips and teeth; cheeks, the chin with them, are the rest of the face.
+    A region of these names that the file brings itself is kept.
 
     Args:
         masks: name -> vertex ids, from `load_masks`.
@@ -32,6 +34,10 @@ def with_unions(masks: Mapping[str, np.ndarray], faces: np.ndarray) -> dict[str,
     regions.setdefault("hair", np.setdiff1d(regions["scalp"], np.union1d(regions["face"], regions["neck"])))
     not_skin = [regions[name] for name in ("eyeballs", "hair", "lips", "boundary", "teeth") if name in regions]
     regions.setdefault("skin", np.setdiff1d(np.arange(n_vertices), np.concatenate(not_skin)))
+    regions.setdefault("eyes", np.union1d(regions["eye_region"], regions["eyeballs"]))
+    regions.setdefault("mouth", np.union1d(regions["lips"], regions.get("teeth", regions["lips"])))
+    features = [regions[name] for name in ("eyes", "mouth", "nose", "forehead")]
+    regions.setdefault("cheeks", np.setdiff1d(regions["face"], np.concatenate(features)))
     return regions
 
 

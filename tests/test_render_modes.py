@@ -95,7 +95,14 @@ def test_a_guest_drives_the_avatar_without_its_own_data(
     monkeypatch.chdir(trained / "own")
     assert go(run, "-t", "../guest/", "--transfer", "absolute", "-s", "/gone", "--flame_model", "head.pkl") == 0
     folder = run / "guest" / f"ours_{ITERATIONS}"
-    assert sorted(path.name for path in folder.iterdir()) == ["gt", "gt.mp4", "masks", "renders", "renders.mp4"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "frames.json",
+        "gt",
+        "gt.mp4",
+        "masks",
+        "renders",
+        "renders.mp4",
+    ]
     dataset = open_dataset(DataOptions(source_path=str(trained / "guest"), white_background=True), run / "cache")
     loaded = load_avatar(run)
     assert isinstance(loaded.avatar, FlameGaussianModel) and dataset.motion is not None

@@ -39,14 +39,19 @@ def offset(vertices: int, seed: int) -> Tensor:
 
 
 def reference(
-    assets: FlameAssets, shape: np.ndarray, static: np.ndarray, dynamic: np.ndarray, p: dict[str, np.ndarray]
+    assets: FlameAssets,
+    shape: np.ndarray,
+    static: np.ndarray,
+    dynamic: np.ndarray,
+    p: dict[str, np.ndarray],
+    follow: bool = True,
 ) -> np.ndarray:
     """FLAME vertex by vertex and joint by joint in float64, with scipy's rotations."""
     expr = np.pad(p["expr"], (0, assets.expr_dirs.shape[2] - len(p["expr"])))
     shape = np.pad(shape, (0, 300 - len(shape)))
     rest = assets.template.astype(float) + assets.shape_dirs.astype(float) @ shape
     rest = rest + assets.expr_dirs.astype(float) @ expr + static + dynamic
-    joints = assets.joint_regressor.astype(float) @ rest
+    joints = assets.joint_regressor.astype(float) @ (rest if follow else rest - static)
     poses = [p["rotation"], p["neck_pose"], p["jaw_pose"], p["eyes_pose"][:3], p["eyes_pose"][3:]]
     turns = [Rotation.from_rotvec(pose).as_matrix() for pose in poses]
     feature = np.concatenate([(turn - np.eye(3)).reshape(9) for turn in turns[1:]])
@@ -77,6 +82,23 @@ def test_equals_an_independent_evaluation(assets: FlameAssets, model: FlameModel
     posed32 = single.posed(single.fold_identity(shape.float(), static.float()), **p32, dynamic_offset=dynamic.float())
     assert posed32.dtype == torch.float32
     np.testing.assert_allclose(posed32, expected, atol=3e-6)
+
+
+def test_joints_can_be_those_of_the_mesh_without_its_static_offset(assets: FlameAssets) -> None:
+    p, shape, static, dynamic = (
+        parameters(5),
+        parameters(5, sizes={"shape": 300})["shape"],
+        offset(40, 5),
+        offset(40, 6),
+    )
+    model = FlameModel(assets, joints_follow_offset=False).double()
+    posed = model.posed(model.fold_identity(shape, static), **p, dynamic_offset=dynamic)
+    arrays = {name: value.numpy() for name, value in p.items()}
+    truths = [
+        reference(assets, shape.numpy(), static.numpy(), dynamic.numpy(), arrays, follow) for follow in (False, True)
+    ]
+    np.testing.assert_allclose(posed, truths[0], atol=1e-12)
+    assert np.abs(truths[0] - truths[1]).max() > 1e-4
 
 
 def test_every_part_matters(model: FlameModel) -> None:

@@ -18,7 +18,7 @@ from utils.contracts import Mesh
 from utils.engine.inspection_pictures import Look
 from utils.engine.inspection_readings import Convention, Reading, readings
 from utils.engine.inspection_report import Section, counted, percent
-from utils.engine.mesh_overlay import visible_faces
+from utils.maths.visible_faces import visible_faces
 
 NEAR, FAR = 0.01, 1e9  # metres
 SMALL, LARGE = 0.05, 3.0  # plausible extent of a head, in sides of the picture

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from utils.contracts import Camera, Mesh
-from utils.errors import EnvironmentFault
-from utils.maths.projection import camera_centre, project, to_camera
+from utils.maths.projection import camera_centre
+from utils.maths.visible_faces import visible_faces
 
 SHARE = 0.5  # of the mesh in the blend
 AMBIENT = 0.1  # the rest falls with the squared cosine to a light at the camera: more contrast than Lambert's law
-FARTHEST = 2.0**19  # pixels from the picture; the rasteriser's own limit is twice that
 
 
 def overlay(mesh: Mesh, camera: Camera, picture: Tensor, threads: int | None = None) -> Tensor:
@@ -30,31 +29,6 @@ def shade(mesh: Mesh, camera: Camera, threads: int | None = None) -> tuple[Tenso
     normals, directions = ((attribute[corners] * weights[..., None]).sum(-2) for attribute in attributes)
     shading = AMBIENT + (1 - AMBIENT) * (unit(normals) * unit(directions)).sum(-1).square()
     return shading, ids >= 0
-
-
-def visible_faces(mesh: Mesh, camera: Camera, threads: int | None = None) -> tuple[Tensor, Tensor]:
-    """The face at each pixel centre, int32 [H, W], -1: none; and its barycentrics [H, W, 3]; on the CPU.
-
-    Triangles with a corner before the near plane, or very far outside the picture, are left out.
-
-    Raises:
-        EnvironmentFault: the native rasteriser is not built.
-    """
-    vertices, camera = mesh.vertices.detach().cpu().float(), camera.to("cpu")
-    seen = to_camera(vertices, camera.world_to_camera)
-    pixels = project(seen, camera.intrinsics)
-    drawable = (seen[:, 2] > camera.near) & (pixels.abs() < FARTHEST).all(1)
-    depth = torch.where(drawable, seen[:, 2], torch.zeros(()))
-    screen = torch.cat([torch.where(drawable[:, None], pixels, torch.zeros(())), depth[:, None]], 1)
-    try:
-        from diff_gaussian_rasterization.mesh import rasterize_mesh
-
-        ids, weights, _ = rasterize_mesh(screen, mesh.faces.cpu(), camera.width, camera.height, camera.near, threads)
-    except (ImportError, OSError) as error:
-        raise EnvironmentFault(
-            f"drawing a mesh needs the native rasteriser: {error} (`make setup` builds it)"
-        ) from error
-    return ids, weights
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
