@@ -19,9 +19,12 @@ from arguments.flags import OneLineParser, add_flags
 from utils.engine.check import check
 from utils.engine.options import GROUPS, Options, known_flags, options_from_flags
 from utils.errors import InputError
+from utils.losses.perceptual import RANDOM
 
 PRESETS = Path(__file__).parent / "presets"
-PATHS = ("source_path", "data_root", "flame_model", "flame_masks", "cache_dir", "start_checkpoint")
+WEIGHTS = ("vgg_weights", "lpips_vgg16_weights", "lpips_alex_weights")
+PATHS = ("source_path", "data_root", "flame_model", "flame_masks", "cache_dir", "start_checkpoint",
+         *WEIGHTS)  # fmt: skip
 
 
 def parse(argv: list[str], program: str) -> Options:
@@ -42,7 +45,7 @@ def parse(argv: list[str], program: str) -> Options:
     typed.pop("debug")
     flat = {**read_preset(config), **typed, "config": config}
     for name in PATHS:  # a run must open from any folder later
-        if flat.get(name):
+        if flat.get(name) and not (name in WEIGHTS and flat[name] == RANDOM):
             flat[name] = str(Path(os.path.expanduser(flat[name])).absolute())
     options = options_from_flags(flat, "command line")
     check(options)

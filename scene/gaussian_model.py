@@ -127,8 +127,7 @@ class GaussianModel:
     def local(self, mesh: Mesh) -> dict[str, Any]:
         """What the losses look at beside the picture: fields of `utils.losses.LossContext`."""
         return {"local_means": self.columns["means"], "local_scales": self.local_scales, "mesh": mesh,
-                "binding": self.binding, "bound": self.rig.bound,
-                "offsets": self.rig.parameters.get("dynamic_offset")}  # fmt: skip
+                "binding": self.binding, "bound": self.rig.bound, "motion": self.rig.parameters}  # fmt: skip
 
     @property
     def parameters(self) -> dict[str, Tensor]:

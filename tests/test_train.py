@@ -246,14 +246,26 @@ def test_non_finite_loss_stops_with_code_4(
 
     build = binding.build
 
-    def poisoned(options: object, threads: int | None) -> object:
-        loss = build(options, threads)  # type: ignore[arg-type]
+    def poisoned(options: object, threads: int | None, subject: object) -> object:
+        loss = build(options, threads, subject)  # type: ignore[arg-type]
         return lambda context: {k: v * float("nan") if context.step == 7 else v for k, v in loss(context).items()}
 
     from utils.losses import LOSSES, LossEntry
 
-    monkeypatch.setitem(LOSSES, "binding", LossEntry(binding.BindingOptions, poisoned))  # type: ignore[arg-type]
+    monkeypatch.setitem(LOSSES, "binding", LossEntry(binding.BindingOptions, poisoned, binding.weights))  # type: ignore[arg-type]
     assert run(tmp_path / "run", flags) == 4
     error = capsys.readouterr().err
     assert "iteration 7, view 0000" in error and "loss term" in error
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step_0000006"]
+
+
+def test_a_run_tells_the_weights_of_its_terms(tmp_path: Path, flags: list[str]) -> None:
+    assert run(tmp_path / "run", flags, "--use_temporal_consistency", "--lambda_temporal", "0.5") == 0
+    facts = json.loads((tmp_path / "run/run.json").read_text())["losses"]
+    assert {name: part["weights"] for name, part in facts.items()} == {
+        "photometric": {"l1": 0.8, "ssim": 0.2},
+        "binding": {"xyz": 0.01, "scale": 1.0},
+        "temporal": {"temporal": 0.5},
+    }
+    rows = (tmp_path / "run/log.csv").read_text()
+    assert ",weight,temporal,0.5" in rows and ",train,temporal," in rows

@@ -137,6 +137,34 @@ class Rendered:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """One view of a training step: the photograph, the mesh as posed in it, and our picture."""
+
+    frame: Frame
+    mesh: Mesh
+    rendered: Rendered
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is known of a person before the first step, for losses and strategies."""
+
+    tracked: Mapping[str, Tensor] = field(default_factory=dict)  # [T, C] copies of the parameters that are trained
+    sequence: Tensor | None = None  # [T] int64: the recording that a timestep is of; -1: no training frame shows it
+    regions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [F] bool; empty without --flame_masks
+    least_side: int = 0  # pixels, of all training pictures; 0: not known
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """The frame of the same camera a timestep earlier or later, and how the avatar draws it now."""
+
+    frame: Frame
+    mesh: Mesh
+    image: Tensor  # [3, H, W], not clamped; with gradients only if they were asked for
+
+
+@dataclass(frozen=True)
 class Terms:
     """Named, weighted loss terms (0-dim tensors)."""
 

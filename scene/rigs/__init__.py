@@ -25,7 +25,10 @@ class RigOptions:
     """The face model and whether its motion is trained."""
 
     flame_model: str = field(default="", metadata={"help": "FLAME model pickle (default: flame_model/assets/flame)"})
-    flame_masks: str = field(default="", metadata={"help": "FLAME_masks.pkl, checked when given"})
+    flame_masks: str = field(default="", metadata={"help": "FLAME_masks.pkl: where eyes, mouth ... are"})
+    joints_without_static_offset: bool = field(
+        default=False, metadata={"help": "for trackers that place the joints before they add the static offset"}
+    )
     disable_flame_static_offset: bool = field(default=False, metadata={"help": "ignore the tracked static offset"})
     not_finetune_flame_params: bool = field(default=False, metadata={"help": "keep the tracked motion as it is"})
     train_dynamic_offset: bool = field(default=False, metadata={"help": "train vertex offsets of every timestep too"})
@@ -41,12 +44,14 @@ class Rig(Protocol):
     fingerprint: str  # of the face model's file; empty: there is none
     edition: str  # what that model calls itself
     threads: int | None  # of native kernels; None: one per CPU
+    regions: dict[str, Tensor]  # name -> [F] bool, of --flame_masks; empty: none were given
     note: str  # for the log: what poses the mesh; empty: nothing does
 
     @property
     def timesteps(self) -> int: ...
     def __call__(self, timestep: int) -> Mesh: ...
     def rest_mesh(self) -> Mesh: ...
+    def begin(self, start: Mapping[str, Tensor]) -> None: ...  # other values [T, ...] of some parameters
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
     def save(self, folder: Path) -> None: ...
@@ -55,16 +60,15 @@ class Rig(Protocol):
 def load_face_model(options: RigOptions, device: torch.device | str) -> FlameModel:
     """Read the FLAME file named by the options (or found in the usual places); add teeth on FLAME topology.
 
-    Masks are checked when they are named: nothing in training needs them yet, but a broken file should not wait.
+    Masks, if they are named, become the model's regions; what needs them asks for them (`flame_model.regions`).
 
     Raises:
         InputError: a file is missing or not what it must be.
     """
     path = Path(options.flame_model) if options.flame_model else default_model_path()
     assets = load_flame(path)
-    if options.flame_masks:
-        load_masks(Path(options.flame_masks), assets.n_vertices)
-    return FlameModel(assets.with_teeth()).to(device)
+    masks = load_masks(Path(options.flame_masks), assets.n_vertices) if options.flame_masks else None
+    return FlameModel(assets.with_teeth(), masks, not options.joints_without_static_offset).to(device)
 
 
 def build_flame(options: RigOptions, face: FlameModel, motion: Motion, source: Path) -> FlameRig:

@@ -52,6 +52,7 @@ class FlameRig:
     ) -> None:
         self.flame = flame
         self.faces, self.fingerprint, self.edition = flame.faces, flame.fingerprint, flame.edition
+        self.regions = {name: inside.to(device) for name, inside in flame.regions.items()}
         self.parameters = {name: contiguous(motion.per_frame[name], device).requires_grad_() for name in MOTION}
         check_widths({**self.parameters, "shape": motion.static["shape"][None]}, flame, source)
         shape, offset = motion.static["shape"], motion.static.get("static_offset") if use_static_offset else None
@@ -92,6 +93,11 @@ class FlameRig:
         zero = {name: torch.zeros_like(self.parameters[name][0]) for name in MOTION}
         with torch.no_grad():
             return Mesh(self.flame.posed(self.identity, **zero), self.faces)
+
+    def begin(self, start: Mapping[str, Tensor]) -> None:
+        """Let some parameters begin with other values [T, ...] than those tracked."""
+        device = self.shape.device
+        self.parameters.update({name: contiguous(values, device).requires_grad_() for name, values in start.items()})
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"flame.{name}": values.detach() for name, values in self.parameters.items()}

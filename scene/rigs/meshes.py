@@ -43,6 +43,7 @@ class MeshesRig:
                 raise InputError(source, name, f"is missing in {kind}", "This rig needs the tracker's own meshes.")
         self.parameters: dict[str, Tensor] = {}
         self.groups: dict[str, str] = {}
+        self.regions: dict[str, Tensor] = {}
         self.vertices = motion.per_frame["vertices"].to(device, torch.float32)
         self.faces = motion.static["faces"].to(device, torch.int64)
         check_faces(self.faces, self.vertices.shape[1], source)
@@ -64,6 +65,9 @@ class MeshesRig:
     def motion(self) -> Motion:
         """What it was made of."""
         return Motion({"vertices": self.vertices}, {"faces": self.faces})
+
+    def begin(self, start: Mapping[str, Tensor]) -> None:
+        """There are no parameters."""
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}

@@ -27,6 +27,7 @@ class StillRig:
     def __init__(self, device: torch.device | str) -> None:
         self.parameters: dict[str, Tensor] = {}
         self.groups: dict[str, str] = {}
+        self.regions: dict[str, Tensor] = {}
         self.faces = torch.tensor([[0, 1, 2]], device=device)
         self.vertices = torch.tensor(VERTICES, device=device)
 
@@ -35,6 +36,9 @@ class StillRig:
 
     def rest_mesh(self) -> Mesh:
         return Mesh(self.vertices, self.faces)
+
+    def begin(self, start: Mapping[str, Tensor]) -> None:
+        """There are no parameters."""
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}

@@ -12,6 +12,7 @@ from scene.densification import STRATEGIES, DensificationOptions
 from scene.densification.gradient import GradientStrategy
 from scene.gaussian_model import GaussianModel
 from scripts.engine_benchmark.scenes import Scene
+from utils.contracts import Drawn
 from utils.engine.build import scene_extent
 from utils.engine.guard import FiniteGuard
 from utils.engine.optimiser import Optimiser, OptimiserOptions
@@ -89,7 +90,7 @@ def training_step(t: Training, lap: Laps) -> None:
     lap("backward")
     allowed = t.guard.check(t.step, frame.name, terms, t.avatar.parameters)
     lap("guard")
-    t.strategy.observe(t.step, image, 1)
+    t.strategy.observe(t.step, t.avatar, [Drawn(frame, mesh, image)])
     lap("observe")
     t.optimiser.step(allowed)
     lap("adam")

@@ -23,7 +23,7 @@ FACES = torch.tensor([[0, 1, 2], [0, 2, 3]])  # vertex 4 has no neighbour
 def offset_context(offsets: Tensor, timestep: int = 2) -> LossContext:
     plain = context()
     frame: Frame = replace(plain.frame, timestep=timestep)
-    return replace(plain, frame=frame, mesh=Mesh(offsets[timestep], FACES), offsets=offsets)
+    return replace(plain, frame=frame, mesh=Mesh(offsets[timestep], FACES), motion={"dynamic_offset": offsets})
 
 
 def offsets() -> Tensor:
@@ -79,7 +79,7 @@ def test_offsets_that_start_at_zero_have_finite_gradients() -> None:
 
 def test_absent_without_weights_or_offsets() -> None:
     assert build(OffsetOptions())(offset_context(offsets())) == {}
-    assert build(OffsetOptions(1.0, 1.0, 1.0))(replace(offset_context(offsets()), offsets=None)) == {}
+    assert build(OffsetOptions(1.0, 1.0, 1.0))(replace(offset_context(offsets()), motion={})) == {}
 
 
 def test_a_negative_weight_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from utils.engine.device import check_device
 from utils.engine.options import Options, options_from_flags
 from utils.engine.run import OPTIONS, RUN_FACTS
 from utils.errors import InputError
+from utils.losses import perceptual
 from utils.maths.projection import project, to_camera
 from utils.maths.random import generator
 
@@ -79,9 +81,16 @@ def model_class(rig: Rig) -> type[GaussianModel]:
     return FlameGaussianModel if isinstance(rig, FlameRig) else GaussianModel
 
 
-def fingerprints(dataset: Dataset, rig: Rig) -> dict[str, str]:
-    """What a run was made from, by the flag that names it."""
-    return {"source_path": dataset.fingerprint, "flame_model": rig.fingerprint}
+def fingerprints(options: Options, dataset: Dataset, rig: Rig) -> dict[str, str]:
+    """What a run was made from, by the flag that names it; masks and weights only if they decide what comes out."""
+    found = {"source_path": dataset.fingerprint, "flame_model": rig.fingerprint}
+    found.update(perceptual.fingerprints(options.losses["perceptual"]))
+    if options.densification.needs_regions or options.losses["perceptual"].needs_regions:
+        digest = hashlib.sha256()
+        for name, inside in sorted(rig.regions.items()):
+            digest.update(name.encode() + b"\0" + inside.cpu().numpy().tobytes())
+        found["flame_masks"] = digest.hexdigest()
+    return found
 
 
 def build_avatar(options: Options, dataset: Dataset, rig: Rig) -> GaussianModel:
@@ -165,9 +174,12 @@ def iterations_saved(folder: Path) -> list[int]:
 
 
 def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | None = None) -> LoadedRun:
-    """Open a trained run and its dataset, with the options it was trained with (`load_avatar`)."""
-    options = saved_options(folder, overrides)
-    loaded = load_avatar(folder, iteration, overrides)
+    """Open a trained run and its dataset, with the options it was trained with (`load_avatar`); with the regions of its
+    face if its masks are still where they were."""
+    options, typed = saved_options(folder, overrides), overrides or {}
+    masks = options.rig.flame_masks
+    there = "flame_masks" in typed or os.path.isfile(masks)
+    loaded = load_avatar(folder, iteration, {**typed, "flame_masks": masks if there else ""})
     dataset = open_data(options)
     check_inputs(folder, {"source_path": dataset.fingerprint})
     needed = 1 + max(view.timestep for split in dataset.splits().values() for view in split.views)
@@ -188,9 +200,10 @@ def load_avatar(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] 
     Raises:
         InputError: no run there, no such iteration, or broken files.
     """
-    options = saved_options(folder, overrides)
-    if "flame_masks" not in (overrides or {}):
-        options.rig.flame_masks = ""  # nothing that is rendered needs them, and they may have moved
+    given = dict(overrides or {})
+    masks = given.pop("flame_masks", "")
+    options = saved_options(folder, given)
+    options.rig.flame_masks = masks  # not the run's own: nothing that is rendered needs them, and they may have moved
     check_device(options.run.device)
     saved = iterations_saved(folder)
     if not saved:

@@ -7,6 +7,7 @@ from pathlib import Path
 from utils.engine.options import Options
 from utils.errors import InputError
 
+Rule = tuple[bool, str, str, str]  # broken?, the flag, what is wrong, what to do
 MOST_ITERATIONS, MOST_THREADS, MOST_VIEWS = 10**9, 1024, 4096
 RATES = ("feature_lr", "opacity_lr", "scaling_lr", "rotation_lr", "flame_expr_lr", "flame_trans_lr", "flame_pose_lr",
          "flame_offset_lr")  # fmt: skip
@@ -47,11 +48,7 @@ def check(options: Options, source: str | Path = "command line") -> None:
     rules.append((options.rig.train_dynamic_offset and options.rig.not_finetune_flame_params, "--train_dynamic_offset",
                   "contradicts --not_finetune_flame_params", "Give one of the two."))  # fmt: skip
     dense = options.densification
-    rules.append((dense.gaussian_budget < 0, "--gaussian_budget", f"found {dense.gaussian_budget}, expected >= 0", ""))
-    rules.append((dense.percent_dense < 0, "--percent_dense", f"found {dense.percent_dense}, expected >= 0", ""))
-    rules.append(
-        (not 0 <= dense.prune_opacity <= 1, "--prune_opacity", f"found {dense.prune_opacity}, expected 0 to 1", "")
-    )
+    rules += densification_rules(options)
     never_zero = {"densification_interval": dense, "opacity_reset_interval": dense, "sh_interval": optimiser,
                   "position_lr_max_steps": optimiser}  # fmt: skip
     for name, group in never_zero.items():
@@ -69,3 +66,20 @@ def check(options: Options, source: str | Path = "command line") -> None:
     for broken, flag, problem, advice in rules:
         if broken:
             raise InputError(source, flag, problem, advice)
+
+
+def densification_rules(options: Options) -> list[Rule]:
+    """What the flags of densification must not say."""
+    dense = options.densification
+    return [
+        (dense.gaussian_budget < 0, "--gaussian_budget", f"found {dense.gaussian_budget}, expected >= 0", ""),
+        (dense.percent_dense < 0, "--percent_dense", f"found {dense.percent_dense}, expected >= 0", ""),
+        (not 0 <= dense.prune_opacity <= 1, "--prune_opacity", f"found {dense.prune_opacity}, expected 0 to 1", ""),
+        (dense.use_adaptive_densification and dense.densification == "none", "--use_adaptive_densification",
+         "contradicts --densification none", "Give one of the two."),
+        (not 0.01 <= dense.adaptive_densify_ratio <= 100, "--adaptive_densify_ratio",
+         f"found {dense.adaptive_densify_ratio}, expected 0.01 to 100", ""),
+        (dense.needs_regions and not options.rig.flame_masks, "--flame_masks",
+         f"is missing: --region_source {dense.region_source} asks where eyes, mouth and nose are",
+         "Give FLAME_masks.pkl, or --region_source error."),
+    ]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from gaussian_renderer import PipelineOptions
 from gaussian_renderer.backends import BACKENDS
 from scene.datasets import DataOptions
-from scene.densification import STRATEGIES, DensificationOptions
+from scene.densification import SOURCES, STRATEGIES, DensificationOptions
 from scene.gaussian_model import ModelOptions
 from scene.rigs import RigOptions
 from utils.engine.optimiser import OptimiserOptions
@@ -28,7 +28,9 @@ class RunOptions:
 
     model_path: str = field(default="", metadata={"alias": "-m", "help": "run folder (default: output/<10 letters>)"})
     config: str = field(default="", metadata={"help": "preset: default (bound), static (unbound), demo, "
-                                                      "gaussian_avatars, or a YAML file"})  # fmt: skip
+                                                      "gaussian_avatars, recommended, high_quality, fast; of the "
+                                                      "ablations baseline, perceptual, adaptive, temporal, all; or a "
+                                                      "YAML file"})  # fmt: skip
     seed: int = field(default=0, metadata={"help": "same seed, same inputs: same bits"})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda[:i]"})
     rasterizer: str = field(default="native", metadata={"help": f"splat engine: {', '.join(BACKENDS)}"})
@@ -66,6 +68,7 @@ GROUPS: tuple[tuple[str, type], ...] = (*COMPONENTS.items(), *((f"loss: {n}", e.
 CHOICES = {
     "rasterizer": tuple(BACKENDS),
     "densification": tuple(STRATEGIES),
+    "region_source": SOURCES,
     "flame_update": ("rows", "dense"),
     "scene_extent": ("head", "cameras"),
     "data_device": ("cpu", "cuda"),

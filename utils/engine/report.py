@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import torch
 
@@ -16,6 +17,7 @@ from utils.engine.evaluate import evaluate
 from utils.engine.guard import FiniteGuard
 from utils.engine.run import Run
 from utils.io.atomic import write_json
+from utils.losses import Losses
 
 SHOW_EVERY, RECORD_EVERY = 10, 100  # iterations
 
@@ -24,10 +26,21 @@ class Reporter:
     """Does, after each step, what is due at it. Nothing is kept before the guard has been asked."""
 
     def __init__(  # noqa: PLR0913
-        self, run: Run, data: Dataset, avatar: GaussianModel, strategy: Strategy, render: Renderer, guard: FiniteGuard
+        self,
+        run: Run,
+        data: Dataset,
+        avatar: GaussianModel,
+        strategy: Strategy,
+        render: Renderer,
+        guard: FiniteGuard,
+        losses: Losses,
     ) -> None:
         self.run, self.data, self.avatar, self.strategy = run, data, avatar, strategy
-        self.render, self.guard = render, guard
+        self.render, self.guard, self.losses = render, guard, losses
+        self.shares: dict[str, float] = {}  # of a step's time, by loss
+        self.since = (time.perf_counter(), run.first)
+        self.met: set[str] = set()  # terms that have had a value: others don't apply to this subject, or come later
+        self.weights = {term: weight for terms in losses.weights.values() for term, weight in terms.items()}
         write_cameras(run, data)
         end = run.options.optimiser.iterations
         if run.first == end and end not in iterations_saved(run.folder):
@@ -47,12 +60,15 @@ class Reporter:
         if step % SHOW_EVERY == 0 or last:
             read = torch.stack([value.detach() for value in terms.values.values()]).tolist()  # one wait for a GPU
             values = dict(zip(terms.values, read, strict=True))
+            self.met |= values.keys()
             error = (rendered.image.detach().clamp(0.0, 1.0) - frame.image).square().mean()
             values["psnr"] = -10.0 * math.log10(max(float(error), 1e-12))
             run.log.progress(step, values, len(self.avatar))
             if step % RECORD_EVERY == 0 or last:
                 run.log.scalars(step, "train", {**values, "gaussians": len(self.avatar),
                                             "pruned": self.strategy.pruned})  # fmt: skip
+                run.log.scalars(step, "weight", {term: self.weights[term] for term in terms.values})
+                self.share_time(step)
         if step in run.evaluate_at | run.save_at | run.checkpoint_at:
             self.guard.poll(step, self.avatar.parameters)
         if step in run.evaluate_at:
@@ -61,6 +77,17 @@ class Reporter:
             self.save(step)
         if step in run.checkpoint_at:
             run.checkpoint(step)
+        if step in run.evaluate_at | run.save_at | run.checkpoint_at:
+            self.since = (time.perf_counter(), step)  # none of that is a step's time
+
+    def share_time(self, step: int) -> None:
+        """Which share of a step's time each loss takes, on average since the last call."""
+        now, (before, first) = time.perf_counter(), self.since
+        whole = (now - before) / max(1, step - first)
+        self.since = (now, step)
+        shares = {name: seconds / whole for name, seconds in self.losses.watch.per_step().items()}
+        self.shares = shares or self.shares
+        self.run.log.scalars(step, "time_share", shares)
 
     def save(self, step: int) -> None:
         """Save the avatar and the facts about the run so far."""
@@ -68,6 +95,9 @@ class Reporter:
         offsets = self.avatar.columns["means"].detach().norm(dim=-1)
         self.run.write_facts(step, {
             "gaussians": len(self.avatar), "pruned": self.strategy.pruned,
+            "losses": {name: {"weights": {term: weight for term, weight in terms.items() if term in self.met},
+                              "time_share": round(self.shares.get(name, 0.0), 4)}
+                       for name, terms in self.losses.weights.items() if self.met & terms.keys()},
             "edition": self.data.edition or self.avatar.rig.edition,
             "median_offset": round(float(offsets.median()), 6),  # from the centre of the triangle, in its scales
         })  # fmt: skip

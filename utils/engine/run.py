@@ -27,18 +27,20 @@ from utils.engine.checkpoint import (
     save_checkpoint,
 )
 from utils.engine.log import Log
-from utils.engine.options import Options, due_at, flags_from_options
+from utils.engine.options import Options, due_at, flags_from_options, options_from_flags
 from utils.errors import EnvironmentFault, InputError, MienError, disk_advice
 from utils.io.atomic import atomic_file, remove, write_json
 from utils.io.json_files import JsonObject
 
 OPTIONS, RUN_FACTS, LOCK, CHECKPOINTS = "options.json", "run.json", ".lock", "checkpoints"
 LONGEST_NAME, MOST_STEPS = 255, 10**9  # bytes; steps
-# Options that may differ between a run and its continuation: they do not change what is computed.
+# Options that may differ between a run and its continuation: they do not change what is computed, or are paths of files
+# that must have the same contents (`inputs`).
 FREE = {"resume", "start_checkpoint", "debug_from", "detect_anomaly", "data_device", "quiet", "threads", "overwrite",
         "ip", "port", "model_path", "cache_dir", "image_memory_gb", "config", "interval", "test_iterations",
         "save_iterations", "checkpoint_iterations", "source_path", "data_root", "flame_model",
-        "flame_masks"}  # fmt: skip
+        "flame_masks", "vgg_weights", "lpips_vgg16_weights", "lpips_alex_weights"}  # fmt: skip
+STATE_INPUTS = {"source_path", "flame_model"}  # a state makes sense with these alone; steps may depend on others too
 
 
 class Stateful(Protocol):
@@ -109,8 +111,9 @@ class Run:
         else:
             path = Path(wanted)
             tensors, meta = load_checkpoint(path)
-        self.check_inputs(path, meta)
-        options = meta.object("options").value
+        self.check_inputs(path, meta, self.inputs)
+        # a flag that Mien didn't have when the run began is at its default, which leaves a run as it was
+        options = {**flags_from_options(options_from_flags({}, path)), **meta.object("options").value}
         for flag, value in flags_from_options(self.options).items():
             if flag not in FREE and options.get(flag) != value:
                 raise InputError(path, flag, f"found {options.get(flag)!r}, the command line says {value!r}",
@@ -131,14 +134,14 @@ class Run:
         step, iterations = meta.integer("step", 1, MOST_STEPS), self.options.optimiser.iterations
         if step >= iterations:
             raise InputError(path, "step", f"found {step}, expected less than --iterations {iterations}")
-        self.check_inputs(path, meta)
+        self.check_inputs(path, meta, {flag: found for flag, found in self.inputs.items() if flag in STATE_INPUTS})
         self.load(path, tensors)
         return step
 
-    def check_inputs(self, path: Path, meta: JsonObject) -> None:
+    def check_inputs(self, path: Path, meta: JsonObject, expected: Mapping[str, str]) -> None:
         """Refuse a checkpoint made from other files: it holds their motion, and Gaussians on their head."""
         inputs = meta.object("inputs").value
-        for flag, fingerprint in self.inputs.items():
+        for flag, fingerprint in expected.items():
             if inputs.get(flag) != fingerprint:
                 raise InputError(path, flag, "the run was made from other files", "Give the files of that run.")
 
@@ -291,7 +294,7 @@ def clear_folder(folder: Path) -> None:
     """Remove what an earlier run left in the folder (--overwrite); only names that a run makes itself."""
     names = (CHECKPOINTS, "point_cloud", "train", "val", "test", OPTIONS, RUN_FACTS, "cfg_args", "log.csv",
              "cameras.json", "render.json", "metrics.json", "results.json", "per_view.json",
-             "metrics_per_view.json", "contact_sheet.png")  # fmt: skip
+             "metrics_per_view.json", "tracked_motion.npz", "contact_sheet.png")  # fmt: skip
     rendered = [*folder.glob("*/ours_*")]  # of splits, drivers, motions and orbits, and export/
     for path in [folder / name for name in names] + rendered + [*folder.glob("events.out.tfevents.*")]:
         remove(path)

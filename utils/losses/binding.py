@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.contracts import Subject
 from utils.errors import InputError
 from utils.losses.context import LossContext
 from utils.maths.triangle_frames import triangle_frames
@@ -45,7 +46,9 @@ class BindingOptions:
                 raise InputError(f"--{option.name}", "", f"is {value}, expected a finite number of at least 0")
 
 
-def build(options: BindingOptions, threads: int | None = None) -> Callable[[LossContext], dict[str, Tensor]]:
+def build(
+    options: BindingOptions, threads: int | None = None, subject: Subject | None = None
+) -> Callable[[LossContext], dict[str, Tensor]]:
     """Terms `xyz` and `scale`; each is absent if its weight is 0. `describe` says which code computes them."""
     native, _ = _native(options)
     thresholds = (options.threshold_xyz, options.threshold_scale)
@@ -70,6 +73,10 @@ def build(options: BindingOptions, threads: int | None = None) -> Callable[[Loss
         return {name: terms[name] for name in ("xyz", "scale") if name in terms}
 
     return loss
+
+
+def weights(options: BindingOptions) -> dict[str, float]:
+    return {"xyz": options.lambda_xyz, "scale": options.lambda_scale}
 
 
 def describe(options: BindingOptions) -> str:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
 
 from torch import Tensor
 
-from utils.contracts import Frame, Mesh, Rendered
+from utils.contracts import Frame, Mesh, Neighbour, Rendered
+
+
+class Look(Protocol):
+    """Timesteps away (-1, +1) -> the neighbour, drawn when asked for; None if there is none."""
+
+    def __call__(self, timesteps: int, gradients: bool = False, /) -> Neighbour | None: ...
+
+
+def nobody(timesteps: int, gradients: bool = False) -> None:
+    """There is no neighbour."""
+
+
+def undrawn() -> NoReturn:
+    """Nobody said how to draw this picture a second time."""
+    raise LookupError("LossContext.appearance is not set")
 
 
 @dataclass(frozen=True)
@@ -21,4 +38,7 @@ class LossContext:
     mesh: Mesh  # as posed in this frame
     binding: Tensor  # [N] int64: the face of each Gaussian
     bound: bool = True  # False: free in the world, where limits in triangle scales mean nothing
-    offsets: Tensor | None = None  # [T, V, 3] metres: dynamic vertex offsets, where the rig trains them
+    motion: Mapping[str, Tensor] = field(default_factory=dict)  # [T, ...] the rig's parameters
+    look: Look = nobody
+    iterations: int = 0  # of the whole run
+    appearance: Callable[[], Tensor] = undrawn  # the picture anew, with gradients to colours and opacities only

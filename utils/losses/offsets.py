@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from utils.contracts import Subject
 from utils.errors import InputError
 from utils.losses.context import LossContext
 from utils.maths.table_rows import take_row
@@ -36,12 +37,14 @@ class OffsetOptions:
                 raise InputError(f"--{option.name}", "", f"is {value}, expected a finite number of at least 0")
 
 
-def build(options: OffsetOptions, threads: int | None = None) -> Callable[[LossContext], dict[str, Tensor]]:
+def build(
+    options: OffsetOptions, threads: int | None = None, subject: Subject | None = None
+) -> Callable[[LossContext], dict[str, Tensor]]:
     """The terms whose weight is not 0."""
     neighbours: dict[int, tuple[Tensor, Tensor]] = {}  # of the one mesh of the run
 
     def loss(context: LossContext) -> dict[str, Tensor]:
-        offsets, terms = context.offsets, {}
+        offsets, terms = context.motion.get("dynamic_offset"), {}
         if offsets is None or not any(vars(options).values()):
             return terms
         offset = take_row(context.frame.timestep, offsets)[0]
@@ -58,6 +61,10 @@ def build(options: OffsetOptions, threads: int | None = None) -> Callable[[LossC
         return terms
 
     return loss
+
+
+def weights(options: OffsetOptions) -> dict[str, float]:
+    return {name.removeprefix("lambda_"): weight for name, weight in vars(options).items()}
 
 
 def safe_root(squares: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.contracts import Subject
 from utils.errors import InputError
 from utils.losses.context import LossContext
 
@@ -40,7 +41,9 @@ class PhotometricOptions:
             raise InputError("--lambda_dssim", "", f"is {self.lambda_dssim}, expected 0 to 1")
 
 
-def build(options: PhotometricOptions, threads: int | None = None) -> Callable[[LossContext], dict[str, Tensor]]:
+def build(
+    options: PhotometricOptions, threads: int | None = None, subject: Subject | None = None
+) -> Callable[[LossContext], dict[str, Tensor]]:
     """Terms `l1` and `ssim`. CPU images go through the native kernel where it is installed (`describe` says so)."""
     native, _ = _native()
     share = options.lambda_dssim
@@ -57,6 +60,10 @@ def build(options: PhotometricOptions, threads: int | None = None) -> Callable[[
         return terms if share < 1 else {"ssim": terms["ssim"]}
 
     return loss
+
+
+def weights(options: PhotometricOptions) -> dict[str, float]:
+    return {"l1": 1 - options.lambda_dssim, "ssim": options.lambda_dssim}
 
 
 def describe(options: PhotometricOptions) -> str:
