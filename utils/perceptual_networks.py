@@ -50,6 +50,21 @@ BACKBONES = {
 }
 
 
+def needed_weights(backbone: str, given: str, flag: str) -> Path:
+    """The file with the weights of `backbone`.
+
+    Raises:
+        InputError: the given path is no file, or none was `given` and torchvision's cache lacks it; says where to get
+            it, and the flag that takes it.
+    """
+    path = find_weights(backbone, given)
+    if path is None:
+        wanted = BACKBONES[backbone]
+        advice = f"Get {wanted.url} and give its path with {flag}, or put it into torchvision's cache."
+        raise InputError(wanted.file, "", f"is not in {torch.hub.get_dir()}/checkpoints", advice)
+    return path
+
+
 def find_weights(backbone: str, given: str) -> Path | None:
     """The file with the weights of `backbone`, or None if none was `given` and torchvision's cache lacks it.
 
@@ -87,6 +102,26 @@ def load_features(backbone: str, path: Path) -> nn.Sequential:
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise InputError(path, f"features.{name}", "holds values that are no finite floats")
         state[name] = tensor.float()
+    return frozen(features, state)
+
+
+def random_features(backbone: str, seed: int = 0) -> nn.Sequential:
+    """torchvision's `features` of `backbone` with random weights (He et al. 2015), for tests and to measure cost: what
+    they see says nothing about how a picture looks.
+
+    Raises:
+        EnvironmentFault: torchvision is missing.
+    """
+    features, generator = _empty_features(backbone), torch.Generator().manual_seed(seed)
+    state = {}
+    for name, wanted in features.state_dict().items():
+        spread = (2 / wanted[0].numel()) ** 0.5 if name.endswith("weight") else 0.1
+        state[name] = spread * torch.randn(wanted.shape, generator=generator)
+    return frozen(features, state)
+
+
+def frozen(features: nn.Sequential, state: Mapping[str, Tensor]) -> nn.Sequential:
+    """`features` with the weights of `state`, in evaluation mode, without gradients."""
     features.load_state_dict(state, assign=True)
     for layer in features:
         if isinstance(layer, nn.ReLU):
@@ -136,15 +171,26 @@ class Lpips(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of images [B, 3, H, W] in [-1, 1] (32 pixels or more along each side) -> [B]."""
-        total = a.new_zeros(a.shape[0])
-        x = (torch.cat([a, b]) - self.shift) / self.scale
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in self.taps:
-                unit_a, unit_b = (x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)).chunk(2)
-                head = self.get_buffer(f"head{self.taps.index(index)}")
-                total = total + (head * (unit_a - unit_b).square()).sum(1).mean(dim=(1, 2))
-        return total
+        heads = (self.get_buffer(f"head{index}") for index in range(len(self.taps)))
+        pairs = zip(heads, self.unit_features(a), self.unit_features(b), strict=True)
+        return torch.stack([(head * (x - y).square()).sum(1).mean(dim=(1, 2)) for head, x, y in pairs]).sum(0)
+
+    def unit_features(self, images: Tensor) -> list[Tensor]:
+        """Features of images in [-1, 1] at each layer, of unit length along their channels."""
+        found = tapped((images - self.shift) / self.scale, self.features, self.taps)
+        return [x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10) for x in found]
+
+
+def tapped(images: Tensor, features: nn.Sequential, taps: Sequence[int]) -> list[Tensor]:
+    """What the layers `taps` of `features` make of images [B, 3, H, W]; computed in the precision of the layers' own
+    weights, given back in that of the images."""
+    precision = next(features.parameters()).dtype
+    x, found = images.to(precision), []
+    for index, layer in enumerate(features):
+        x = layer(x)
+        if index in taps:
+            found.append(x.to(images.dtype))
+    return found
 
 
 def load_lpips(variant: str, weights: str = "") -> Lpips:
@@ -157,13 +203,17 @@ def load_lpips(variant: str, weights: str = "") -> Lpips:
         EnvironmentFault: a package is missing.
     """
     wanted = LPIPS_VARIANTS[variant]
-    heads = _lpips_heads(wanted.heads)
-    path = find_weights(wanted.backbone, weights)
-    if path is None:
-        backbone = BACKBONES[wanted.backbone]
-        advice = f"Get {backbone.url} and give its path with {wanted.flag}, or put it into torchvision's cache."
-        raise InputError(backbone.file, "", f"is not in {torch.hub.get_dir()}/checkpoints", advice)
-    return Lpips(load_features(wanted.backbone, path), heads, wanted.taps).eval().requires_grad_(False)
+    return build_lpips(variant, load_features(wanted.backbone, needed_weights(wanted.backbone, weights, wanted.flag)))
+
+
+def build_lpips(variant: str, features: nn.Sequential) -> Lpips:
+    """LPIPS "vgg" or "alex" on the given features of its backbone, with the heads of the `lpips` package.
+
+    Raises:
+        EnvironmentFault: the package is missing.
+    """
+    wanted = LPIPS_VARIANTS[variant]
+    return Lpips(features, _lpips_heads(wanted.heads), wanted.taps).eval().requires_grad_(False)
 
 
 def _lpips_heads(file: str) -> list[Tensor]:
@@ -203,15 +253,20 @@ def _read_tensors(path: Path) -> Mapping[str, Tensor]:
     return _read_pth(path)
 
 
-def _check_hash_in_name(path: Path) -> None:
-    named = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", path.name)
-    if named is None:
-        return
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, however large, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    found = digest.hexdigest()[: len(named[1])]
+    return digest.hexdigest()
+
+
+def _check_hash_in_name(path: Path) -> None:
+    named = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", path.name)
+    if named is None:
+        return
+    found = digest_of(path)[: len(named[1])]
     if found != named[1]:
         problem = f"found SHA-256 {found}..., expected {named[1]}... as in the file's name"
         raise InputError(path, "", problem, "The file is damaged or not what it says: get it again.")
