@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scene.gaussian_model import GaussianModel
 from scene.rows import Moments, edit_rows, keep_one_per_face
-from utils.contracts import Rendered
+from utils.contracts import Drawn
 from utils.maths.random import generator
 from utils.maths.rotations import quaternion_to_matrix
 
@@ -54,34 +54,43 @@ class GradientStrategy:
         self.native, self.note = native_statistics()
 
     def start(self, avatar: GaussianModel) -> None:
-        """Begin with empty statistics."""
+        """Begin with empty statistics, before the first step and after each round."""
         zero = torch.zeros(len(avatar), device=avatar.binding.device)
         self.statistics = {name: zero.clone() for name in ("gradient", "seen", "radius")}
 
-    def observe(self, step: int, rendered: Rendered, views: int = 1) -> None:
-        """Add one view's screen gradients; call after backward. The loss was divided by the number of `views`."""
-        if step >= self.last or rendered.screen_offsets.grad is None:
+    def observe(self, step: int, avatar: GaussianModel, drawn: Sequence[Drawn]) -> None:
+        """Add the screen gradients of a step's views; call after backward. The loss was the mean over the views."""
+        if step >= self.last:
             return
         gradient, seen, radius = (self.statistics[name] for name in ("gradient", "seen", "radius"))
         add = self.native if self.native is not None and gradient.device.type == "cpu" else add_view
-        add(rendered.screen_offsets.grad, rendered.radii, float(views), gradient, seen, radius)
+        for rendered in (view.rendered for view in drawn):
+            if rendered.screen_offsets.grad is not None:
+                add(rendered.screen_offsets.grad, rendered.radii, float(len(drawn)), gradient, seen, radius)
 
     def refine(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None:
         """Add and remove Gaussians when a round is due; call after the optimiser's step."""
         if self.first < step < self.last and step % self.interval == 0:
-            self.grow(step, avatar, optimiser)
-            self.prune(step, avatar, optimiser)
+            self.round(step, avatar, optimiser)
             self.start(avatar)
         every = self.options.opacity_reset_interval
         if step < self.last and every > 0 and (step % every == 0 or (self.white and step == self.first)):
             self.reset_opacity(avatar, optimiser)
 
-    def grow(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None:
-        """Clone small and split large Gaussians whose mean screen gradient is above the threshold."""
+    def round(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None:
+        """Add and then remove Gaussians."""
+        mean = self.mean_gradient()
+        wanted = (mean >= self.options.densify_grad_threshold) & self.within_budget(mean)
+        self.grow(step, avatar, optimiser, wanted)
+        self.prune(step, avatar, optimiser)
+
+    def mean_gradient(self) -> Tensor:
+        """[N]: screen gradient, mean over the views that drew a Gaussian, NDC units."""
+        return self.statistics["gradient"] / self.statistics["seen"].clamp_min(1.0)
+
+    def grow(self, step: int, avatar: GaussianModel, optimiser: Moments, wanted: Tensor) -> None:
+        """Clone the small and split the large of the `wanted` [N] bool."""
         with torch.no_grad():
-            mean = self.statistics["gradient"] / self.statistics["seen"].clamp_min(1.0)
-            wanted = mean >= self.options.densify_grad_threshold
-            wanted &= self.within_budget(mean)
             world = avatar.world_scales(avatar.rig.rest_mesh())
             large = world.max(dim=-1).values > self.options.percent_dense * self.extent
             clones, splits = wanted & ~large, wanted & large
@@ -120,15 +129,19 @@ class GradientStrategy:
         return made
 
     def prune(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None:
-        """Remove faint Gaussians, and once opacities have been reset also those that are too large."""
+        """Remove the expendable, and once opacities have been reset also those that are too large."""
         with torch.no_grad():
-            prune = avatar.opacity < self.options.prune_opacity
+            prune = self.expendable(avatar)
             if 0 < self.options.opacity_reset_interval < step:
                 large = avatar.world_scales(avatar.rig.rest_mesh()).max(dim=-1).values > MAX_WORLD_SCALE * self.extent
                 prune |= large | (self.statistics["radius"] > MAX_SCREEN_RADIUS)
             prune = keep_one_per_face(prune, avatar.binding, avatar.rig.faces.shape[0])
         self.pruned += int(prune.sum())
         edit_rows(avatar, optimiser, self.statistics, keep=~prune)
+
+    def expendable(self, avatar: GaussianModel) -> Tensor:
+        """[N] bool: fainter than --prune_opacity."""
+        return avatar.opacity < self.options.prune_opacity
 
     def reset_opacity(self, avatar: GaussianModel, optimiser: Moments) -> None:
         """Lower every opacity to at most 0.01 and forget its moments (3DGS section 5.2)."""

@@ -10,7 +10,7 @@ import torch
 from scene.densification.gradient import GradientOptions, GradientStrategy, derived
 from scene.flame_gaussian_model import FlameGaussianModel
 from tests.scene.avatars import avatar
-from utils.contracts import Rendered
+from utils.contracts import Camera, Drawn, Frame, Mesh, Rendered
 from utils.engine.optimiser import Optimiser, OptimiserOptions
 
 EXTENT = 0.5
@@ -31,11 +31,15 @@ def optimiser(model: FlameGaussianModel) -> Optimiser:
     return made
 
 
-def rendered(gradient: torch.Tensor, radii: torch.Tensor) -> Rendered:
+def rendered(gradient: torch.Tensor, radii: torch.Tensor) -> Drawn:
+    """A view of a step of which only the screen gradients and radii matter."""
     offsets = torch.zeros(len(radii), 2, requires_grad=True)
     offsets.grad = gradient
     empty = torch.zeros(1, 1, 1)
-    return Rendered(empty.expand(3, 1, 1), empty, empty, radii.to(torch.int32), offsets)
+    image = Rendered(empty.expand(3, 1, 1), empty, empty, radii.to(torch.int32), offsets)
+    camera = Camera(torch.eye(4), torch.eye(3), 1, 1)
+    frame = Frame(camera, torch.zeros(3, 1, 1), None, torch.zeros(3), 0, "0", "0")
+    return Drawn(frame, Mesh(torch.zeros(3, 3), torch.zeros(1, 3, dtype=torch.int64)), image)
 
 
 def world_scale(model: FlameGaussianModel) -> torch.Tensor:
@@ -50,8 +54,8 @@ def test_statistics_are_means_over_the_views_that_drew_a_gaussian(tmp_path: Path
     first[0], second[0], first[1] = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0]), torch.tensor([6.0, 8.0])
     seen = torch.ones(n)
     seen[1] = 0
-    made.observe(1, rendered(first, 7 * seen))
-    made.observe(2, rendered(second, 5 * seen))
+    made.observe(1, model, [rendered(first, 7 * seen)])
+    made.observe(2, model, [rendered(second, 5 * seen)])
     assert made.statistics["gradient"][:2].tolist() == [6.0, 0.0]
     assert made.statistics["seen"][:2].tolist() == [2.0, 0.0]
     assert made.statistics["radius"][:2].tolist() == [7.0, 0.0]
@@ -67,7 +71,7 @@ def test_clones_and_splits(tmp_path: Path) -> None:
     made.statistics["gradient"], made.statistics["seen"] = wanted * 2.0, torch.ones(len(model))
     splits, clones = wanted & (world_scale(model) > boundary), wanted & (world_scale(model) <= boundary)
     assert splits.any() and clones.any()
-    made.grow(10, model, adam)
+    made.round(10, model, adam)
     kept, n_clones, n_splits = int((~splits).sum()), int(clones.sum()), int(splits.sum())
     assert len(model) == kept + n_clones + 2 * n_splits
     assert torch.equal(model.binding, torch.cat([faces[~splits], faces[clones], faces[splits], faces[splits]]))
@@ -102,7 +106,7 @@ def test_budget_keeps_the_largest_gradients(tmp_path: Path) -> None:
     made.statistics["gradient"] = torch.arange(len(model), dtype=torch.float32) + 1
     made.statistics["seen"] = torch.ones(len(model))
     faces = model.binding.clone()
-    made.grow(10, model, optimiser(model))
+    made.round(10, model, optimiser(model))
     assert model.binding[-3:].tolist() == faces[-3:].tolist() and len(model) == len(faces) + 3
 
 
@@ -111,7 +115,7 @@ def test_faint_ones_go_but_no_face_is_emptied(tmp_path: Path) -> None:
     made, adam = strategy(model), optimiser(model)
     made.statistics["gradient"], made.statistics["seen"] = torch.ones(len(model)), torch.ones(len(model))
     made.options.percent_dense = 1e9
-    made.grow(10, model, adam)  # two on every face now
+    made.round(10, model, adam)  # two on every face now
     with torch.no_grad():
         model.columns["opacities"][0] = -20.0  # one of two on its face
         both = (model.binding == model.binding[5]).nonzero()[:, 0]
