@@ -6,7 +6,8 @@
   ... --orbit                   from an orbiting camera: RUN/orbit, or one of the above followed by _orbit
 
 In each lies ours_N/renders/00000.png ... and renders.mp4, and beside them gt, masks, renders_mesh (--render_mesh),
-alpha (--render_alpha) and depth (--render_depth, 16-bit PNG, millimetres): see `utils/io/rendered.py`.
+alpha (--render_alpha) and depth (--render_depth, 16-bit PNG, millimetres): see `utils/io/rendered.py`. The splits also
+get what `metrics.py` looks at: frames.json, region maps if the run's --flame_masks are there, RUN/tracked_motion.npz.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ import torch
 from arguments.flags import OneLineParser, add_flags
 from arguments.overrides import add_overrides, typed_overrides
 from utils.contracts import Frame, Mesh, Rendered
-from utils.engine.build import LoadedAvatar
+from utils.engine.build import LoadedAvatar, LoadedRun
 from utils.engine.device import check_device
 from utils.engine.mesh_overlay import overlay
+from utils.engine.region_metrics import label_map
+from utils.engine.render_record import detail_of, labels_of, leave_motion, record_of, why_no_regions
 from utils.engine.shots import RenderOptions, Shot, Take, check_options, plan
 from utils.errors import InputError, NumericalFault, run_main
 from utils.io.atomic import write_json
 from utils.io.progress import progress
-from utils.io.rendered import ALPHA, DEPTH, MESHES, SplitWriter
+from utils.io.rendered import ALPHA, DEPTH, MESHES, REGION_MAPS, SplitWriter
 
 TIMED_FRAMES, TIMED_SECONDS, WARM_UP = 50, 20.0, 2
 SOLID, FARTHEST = 0.5, 65535  # opacity above which there is a depth; its largest level
@@ -63,6 +66,8 @@ def render_take(loaded: LoadedAvatar, take: Take, options: RenderOptions) -> Non
         NumericalFault: a render isn't finite; names the frame.
     """
     folder = Path(options.model_path) / take.name / f"ours_{loaded.iteration}"
+    photographed = all(shot.photograph is not None for shot in take.shots)
+    labels = labels_of(loaded.avatar.rig) if photographed and not options.skip_gt else None
     with SplitWriter(folder) as writer:
         for index in progress(range(len(take.shots)), len(take.shots), f"render {take.name}", options.quiet):
             shot = take.shots[index]
@@ -73,7 +78,12 @@ def render_take(loaded: LoadedAvatar, take: Take, options: RenderOptions) -> Non
             frame = shot.photograph() if shot.photograph is not None and wanted else None
             truth = None if frame is None or options.skip_gt else pixels(frame.image)
             mask = None if truth is None or frame is None or frame.mask is None else pixels(frame.mask)[..., 0]
-            writer.write(pixels(picture.image), truth, mask, further(loaded, shot, mesh, picture, frame, options))
+            others = further(loaded, shot, mesh, picture, frame, options)
+            if labels is not None:
+                others[REGION_MAPS] = label_map(mesh, shot.camera, labels, loaded.options.run.threads or None)
+            writer.write(pixels(picture.image), truth, mask, others)
+        if photographed:
+            writer.describe(record_of(take, regions=labels is not None))
 
 
 def further(
@@ -116,7 +126,8 @@ def write_speed(loaded: LoadedAvatar, takes: list[Take], file: Path) -> float:
     fps, camera = 1.0 / time_frames(loaded, shots), shots[0].camera
     device = loaded.options.run.device
     write_json(file, {"iteration": loaded.iteration, "gaussians": len(loaded.avatar), "fps": round(fps, 2),
-                      "width": camera.width, "height": camera.height, "device": device})  # fmt: skip
+                      "width": camera.width, "height": camera.height, "device": device,
+                      **detail_of(loaded.avatar)})  # fmt: skip
     return fps
 
 
@@ -149,6 +160,10 @@ def main(argv: list[str]) -> None:
     if own:
         fps = write_speed(loaded, takes, Path(options.model_path) / "render.json")
         said = f"; posing and drawing alone: {fps:.1f} fps"
+    if isinstance(loaded, LoadedRun):
+        leave_motion(loaded)
+        if not options.quiet and (reason := why_no_regions(loaded.avatar.rig)):
+            print(f"no metrics by region: {reason}", file=sys.stderr)
     for take in takes:
         render_take(loaded, take, options)
     if not options.quiet:

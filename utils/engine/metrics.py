@@ -34,13 +34,13 @@ def image_tensor(pixels: np.ndarray) -> Tensor:
 
 def psnr(image: Tensor, truth: Tensor) -> float:
     """Peak signal-to-noise ratio over the whole image, dB, at most `PSNR_CEILING`."""
-    return _decibels(float((image - truth).double().square().mean()))
+    return decibels(float((image - truth).double().square().mean()))
 
 
 def psnr_channel_mean(image: Tensor, truth: Tensor) -> float:
     """Mean over the channels of the PSNR of each, dB. By Jensen's inequality >= `psnr`."""
     errors = (image - truth).double().square().mean(dim=(1, 2)).tolist()
-    return sum(map(_decibels, errors)) / len(errors)
+    return sum(map(decibels, errors)) / len(errors)
 
 
 def psnr_foreground(image: Tensor, truth: Tensor, mask: Tensor | None) -> float | None:
@@ -51,7 +51,7 @@ def psnr_foreground(image: Tensor, truth: Tensor, mask: Tensor | None) -> float 
     if weight <= 0:
         return None
     squared = float((mask * (image - truth).double().square()).sum())
-    return _decibels(squared / (image.shape[0] * weight))
+    return decibels(squared / (image.shape[0] * weight))
 
 
 def l1(image: Tensor, truth: Tensor) -> float:
@@ -88,7 +88,8 @@ def mean_scores(views: Iterable[Mapping[str, float | None]]) -> Scores:
     return {name: math.fsum(values) / len(values) if values else None for name, values in columns.items()}
 
 
-def _decibels(mean_squared_error: float) -> float:
+def decibels(mean_squared_error: float) -> float:
+    """PSNR of values in [0, 1], at most `PSNR_CEILING`."""
     if mean_squared_error <= 0:
         return PSNR_CEILING
     return min(PSNR_CEILING, -10 * math.log10(mean_squared_error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from scene.datasets import DataOptions, identify
 from scene.datasets.capture import SPLITS, select_records, views_of
-from scene.frames import Split, View, background_colour
+from scene.frames import Dataset, Split, View, background_colour
 from utils.contracts import Camera, Frame
 from utils.engine.build import LoadedAvatar, LoadedRun, load_avatar, load_run, open_data
 from utils.engine.orbit import around_head, around_scene, swing
@@ -74,6 +75,8 @@ class Shot:
     background: Tensor  # [3] in [0, 1]
     name: str  # for messages
     photograph: Callable[[], Frame] | None = None  # decodes it
+    camera_id: str = ""  # of the photograph
+    sequence: int = 0  # the recording of the dataset that the timestep is of
 
 
 @dataclass(frozen=True)
@@ -151,14 +154,15 @@ def plan(options: RenderOptions, overrides: dict[str, Any]) -> tuple[LoadedAvata
         return loaded, [take]
     if options.motion_path:
         return loaded, [watched(loaded, name + suffix, watching_camera(data))]
-    frames = open_data(replace(loaded.options, data=data)).train
-    return loaded, [Take(name + suffix, photographed(frames, data.white_background))]
+    target = open_data(replace(loaded.options, data=data))
+    return loaded, [Take(name + suffix, photographed(target, target.train, data.white_background))]
 
 
-def photographed(split: Split, white: bool) -> list[Shot]:
+def photographed(dataset: Dataset, split: Split, white: bool) -> list[Shot]:
     """The shots of a dataset's frames, in their order."""
-    background = background_colour(white)
-    return [Shot(view.camera, view.timestep, background, view.name, lambda i=i: split[i])
+    background, starts = background_colour(white), dataset.sequence_starts
+    return [Shot(view.camera, view.timestep, background, view.name, lambda i=i: split[i], view.camera_id,
+                 bisect_right(starts, view.timestep) - 1)
             for i, view in enumerate(split.views)]  # fmt: skip
 
 
@@ -168,7 +172,7 @@ def own_takes(run: LoadedRun, skipped: Sequence[str], suffix: str) -> list[Take]
     if not splits:
         raise InputError(run.dataset.source, "", "has no frames in the splits asked for", "Skip fewer splits.")
     white = run.options.data.white_background
-    return [Take(f"{name}{suffix}", photographed(split, white)) for name, split in splits.items()]
+    return [Take(f"{name}{suffix}", photographed(run.dataset, split, white)) for name, split in splits.items()]
 
 
 def views_without_pictures(options: DataOptions) -> dict[str, list[View]]:

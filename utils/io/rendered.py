@@ -13,6 +13,11 @@ order of the dataset's JSON. KIND:
     alpha         opacity, 8-bit grey: 255 is opaque
     depth         distance along the camera's axis, 16-bit grey: millimetres (thousandths of the unit of an unbound
                   scene), 0 where opacity is at most 0.5, 65535 for that much or more
+    regions       which region of the face the posed mesh shows, 8-bit: 0 none, k the k-th name under `regions` in
+                  frames.json
+
+Beside them lies frames.json: which camera and timestep each picture is of. Folders that were rendered before there was
+one, or without regions, are read all the same.
 """
 
 from __future__ import annotations
@@ -34,10 +39,11 @@ import numpy as np
 
 from utils.errors import EnvironmentFault, InputError
 from utils.io.images import encode_png, read_image
+from utils.io.take_record import TakeRecord, write_take_record
 from utils.io.video import VideoWriter
 
 RENDERS, TRUTHS, MASKS = "renders", "gt", "masks"
-MESHES, ALPHA, DEPTH = "renders_mesh", "alpha", "depth"
+MESHES, ALPHA, DEPTH, REGION_MAPS = "renders_mesh", "alpha", "depth", "regions"
 VIDEOS = (RENDERS, TRUTHS, MESHES)
 FPS = 25
 SPLIT_NAME = re.compile(r"(train|val|test)(_.+)?")
@@ -52,6 +58,20 @@ class Pair:
     render: Path
     truth: Path
     mask: Path | None
+    regions: Path | None = None
+
+    def read_regions(self, size: tuple[int, int], count: int) -> np.ndarray | None:
+        """The region map, uint8 [H, W] up to `count`, of a picture of that width and height; None without one.
+
+        Raises:
+            InputError: a damaged file, another size, or labels that have no name.
+        """
+        if self.regions is None:
+            return None
+        labels = _read(self.regions, 1, size)[..., 0]
+        if labels.max() > count:
+            raise InputError(self.regions, "", f"found label {labels.max()}, expected up to {count}", RENDER_AGAIN)
+        return labels
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Render and truth, uint8 [H, W, 3], and the matte, uint8 [H, W, 1].
@@ -95,22 +115,26 @@ def list_pairs(folder: Path) -> list[Pair]:
     """The frames of a folder `ours_N`, by name.
 
     Raises:
-        InputError: no frames, or one that only `renders` or only `gt` has; names it. A matte without a frame likewise.
+        InputError: no frames, or one that only `renders` or only `gt` has; names it. A matte or a region map without
+            a frame likewise, and a frame that alone has no region map.
     """
-    renders, truths, masks = (_names(folder / kind) for kind in (RENDERS, TRUTHS, MASKS))
+    renders, truths, masks, maps = (_names(folder / kind) for kind in (RENDERS, TRUTHS, MASKS, REGION_MAPS))
     if not renders and not truths:
         raise InputError(folder, "", f"found no frames in {RENDERS}/ and {TRUTHS}/", RENDER_AGAIN)
     for missing, where, other in (
         (renders - truths, TRUTHS, RENDERS),
         (truths - renders, RENDERS, TRUTHS),
         (masks - renders, RENDERS, MASKS),
+        (maps - renders, RENDERS, REGION_MAPS),
+        (renders - maps if maps else set(), REGION_MAPS, RENDERS),
     ):
         if missing:
             raise InputError(folder / where, min(missing), f"is missing, but {other}/ has it", RENDER_AGAIN)
     return [
-        Pair(name, folder / RENDERS / name, folder / TRUTHS / name, folder / MASKS / name if name in masks else None)
+        Pair(name, folder / RENDERS / name, folder / TRUTHS / name, folder / MASKS / name if name in masks else None,
+             folder / REGION_MAPS / name if name in maps else None)
         for name in sorted(renders)
-    ]
+    ]  # fmt: skip
 
 
 class SplitWriter:
@@ -161,6 +185,10 @@ class SplitWriter:
             if (image := pictures.get(kind)) is not None:
                 self._video(kind).write(image)
         self.frames += 1
+
+    def describe(self, record: TakeRecord) -> None:
+        """Write frames.json."""
+        write_take_record(self._temporary, record)
 
     def _video(self, kind: str) -> VideoWriter:
         if kind not in self._videos:
