@@ -1,0 +1,1 @@
+"""Parts of `scripts/compare_results.py`: reading runs, grouping them, statistics, and the four forms of the report."""
