@@ -19,6 +19,7 @@ from utils.adaptive_densification import (
 )
 from utils.contracts import Drawn, Mesh
 from utils.errors import InputError
+from utils.maths.triangle_frames import triangle_areas
 from utils.maths.visible_faces import visible_faces
 
 SOURCES = ("both", "masks", "error", "ranges")
@@ -115,8 +116,7 @@ def build_policy(options: AdaptiveOptions, rig: Rig) -> AdaptiveDensificationStr
         InputError: --region_source needs regions that the rig doesn't know.
     """
     mesh = rig.rest_mesh()
-    a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    areas = torch.linalg.cross(b - a, c - a).norm(dim=-1)
+    areas = triangle_areas(mesh.vertices, mesh.faces)
     emphasis = torch.ones_like(areas)
     if options.region_source != "error":
         emphasis[features(options.region_source, rig.regions, mesh)] = options.adaptive_densify_ratio

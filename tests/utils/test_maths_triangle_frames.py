@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.maths import rotations as so3
-from utils.maths.triangle_frames import TINY, TriangleFrames, attach, triangle_frames
+from utils.maths.triangle_frames import TINY, TriangleFrames, attach, triangle_areas, triangle_frames
 
 
 def plain_triangle_frames(vertices: Tensor, faces: Tensor) -> TriangleFrames:
@@ -29,6 +29,13 @@ def plain_attach(frames: TriangleFrames, binding: Tensor, means: Tensor, quats: 
     k = frames.scales[binding, None]
     world = k * (frames.rotations[binding] @ means[..., None])[..., 0] + frames.centres[binding]
     return world, so3.multiply(frames.quats[binding], quats), k * scales
+
+
+def test_areas_by_herons_formula() -> None:
+    vertices, faces = random_mesh()
+    a, b, c = ((vertices[faces[:, i]] - vertices[faces[:, i - 1]]).norm(dim=-1) for i in range(3))
+    s = (a + b + c) / 2
+    torch.testing.assert_close(triangle_areas(vertices, faces), (s * (s - a) * (s - b) * (s - c)).sqrt())
 
 
 def random_mesh(seed: int = 0, n_vertices: int = 40, n_faces: int = 200, dtype: torch.dtype = torch.float64):

@@ -29,6 +29,7 @@ from utils.errors import InputError
 from utils.losses import perceptual
 from utils.maths.projection import project, to_camera
 from utils.maths.random import generator
+from utils.maths.triangle_frames import triangle_areas
 
 HEAD_EXTENTS = (
     5.0  # a 0.2 m head gets extent 1: what a NeRSemble camera ring has, so the original's rates keep their sense
@@ -162,8 +163,7 @@ def notes(options: Options, dataset: Dataset, rig: Rig) -> list[str]:
 
 def flat_faces(mesh: Mesh) -> int:
     """How many triangles have (almost) no area: a millionth of the median's or less."""
-    a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    areas = torch.linalg.cross(b - a, c - a).norm(dim=-1)
+    areas = triangle_areas(mesh.vertices, mesh.faces)
     return int((areas <= 1e-6 * areas.median()).sum())
 
 

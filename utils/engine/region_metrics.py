@@ -18,6 +18,7 @@ from torch import Tensor
 from utils.contracts import Camera, Mesh
 from utils.engine.metrics import Scores, decibels
 from utils.losses.photometric import WINDOW, ssim_map
+from utils.maths.triangle_frames import triangle_areas
 from utils.maths.visible_faces import visible_faces
 
 REGIONS = ("eyes", "mouth", "nose", "forehead", "cheeks", "hair")  # label k + 1; where two overlap the first holds
@@ -65,8 +66,7 @@ def region_detail(rest: Mesh, binding: Tensor, labels: Tensor) -> dict[str, floa
     Args:
         rest: metres. binding: [N] int64, the face of each Gaussian. labels: of the faces, [F].
     """
-    a, b, c = rest.vertices.double()[rest.faces].unbind(1)
-    areas = SQUARE_CENTIMETRES * torch.linalg.cross(b - a, c - a).norm(dim=-1) / 2
+    areas = SQUARE_CENTIMETRES * triangle_areas(rest.vertices.double(), rest.faces)
     found: dict[str, float] = {}
     for label, name in enumerate(REGIONS, start=1):
         inside = labels == label

@@ -49,6 +49,12 @@ def triangle_frames(vertices: Tensor, faces: Tensor) -> TriangleFrames:
     return TriangleFrames(*_Frames.apply(vertices, faces))  # pyright: ignore[reportArgumentType]
 
 
+def triangle_areas(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[F] areas of the triangles of a mesh [V, 3], [F, 3], in the square of its unit."""
+    a, b, c = vertices[faces].unbind(1)
+    return torch.linalg.cross(b - a, c - a).norm(dim=-1) / 2
+
+
 def attach(
     frames: TriangleFrames, binding: Tensor, local_means: Tensor, local_quats: Tensor, local_scales: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
