@@ -24,6 +24,7 @@ enum Status : int {
     kOutOfMemory = 2,
     kInternal = 3,
     kNotFinite = 4,  // an input tensor holds NaN or infinity
+    kDevice = 5,     // the GPU or its driver refused
 };
 
 // Refuses a call; the text becomes mien_last_error().
@@ -33,6 +34,16 @@ struct InvalidArgument : std::runtime_error {
 
 // Refuses an input tensor that holds NaN or infinity.
 struct NotFinite : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// A GPU, or its driver, refuses.
+struct DeviceError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// The text says how much was asked for.
+struct OutOfDeviceMemory : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
@@ -60,6 +71,12 @@ int guarded(Body&& body) {
     } catch (const NotFinite& error) {
         set_last_error(error.what());
         return kNotFinite;
+    } catch (const OutOfDeviceMemory& error) {
+        set_last_error(error.what());
+        return kOutOfMemory;
+    } catch (const DeviceError& error) {
+        set_last_error(error.what());
+        return kDevice;
     } catch (const std::bad_alloc&) {
         set_last_error("not enough memory");
         return kOutOfMemory;

@@ -14,6 +14,10 @@ class NonFiniteError(ValueError):
     """A tensor holds NaN or infinity; the message names the tensor and the first row."""
 
 
+class DeviceFault(RuntimeError):
+    """A GPU, or its driver, refuses."""
+
+
 @functools.lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
     """The native library, loaded once.
@@ -23,7 +27,18 @@ def library() -> ctypes.CDLL:
     """
     folder = Path(__file__).parent
     suffix = ".dll" if os.name == "nt" else ".so"
-    path = folder / f"_native{suffix}"
+    native = open_library(folder / f"_native{suffix}")
+    native.mien_isa_name.restype = ctypes.c_char_p
+    check_with(native, native.mien_initialise(), ImportError)
+    return native
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """A native library of this package's version.
+
+    Raises:
+        ImportError: it is missing, does not load, or was built from another version.
+    """
     if not path.is_file():
         raise ImportError(f"{path} is missing: the package was not built; run `pip install` on its source folder again")
     try:
@@ -31,11 +46,8 @@ def library() -> ctypes.CDLL:
     except OSError as error:
         raise ImportError(f"{path} does not load ({error}); run `pip install` on its source folder again") from error
     native.mien_last_error.restype = ctypes.c_char_p
-    native.mien_isa_name.restype = ctypes.c_char_p
     if native.mien_abi_version() != ABI_VERSION:
         raise ImportError(f"{path} was built from another version of this package; run `pip install` again")
-    if native.mien_initialise() != 0:
-        raise ImportError(native.mien_last_error().decode())
     return native
 
 
@@ -44,12 +56,19 @@ def check(status: int) -> None:
 
     Raises:
         ValueError: a wrong argument. NonFiniteError: NaN or infinity in an input. MemoryError: not enough memory.
-        RuntimeError: a fault of the library itself.
+        DeviceFault: a GPU or its driver refuses. RuntimeError: a fault of the library itself.
     """
+    if status != 0:
+        check_with(library(), status)
+
+
+def check_with(native: ctypes.CDLL, status: int, always: type[Exception] | None = None) -> None:
+    """The same for a library that need not be the usual one; `always`: the exception whatever the code."""
     if status == 0:
         return
-    message = library().mien_last_error().decode(errors="replace")
-    raise {1: ValueError, 2: MemoryError, 4: NonFiniteError}.get(status, RuntimeError)(message)
+    message = native.mien_last_error().decode(errors="replace")
+    kinds = {1: ValueError, 2: MemoryError, 4: NonFiniteError, 5: DeviceFault}
+    raise (always or kinds.get(status, RuntimeError))(message)
 
 
 def thread_count(threads: int | None) -> int:
