@@ -2,43 +2,19 @@
 #include "adam.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "api.h"
+#include "core/adam_update.h"
 #include "parallel.h"
 
 namespace mien {
-
-// One tensor of an optimiser, all arrays of `count` floats.
-struct AdamColumn {
-    const float* gradient;
-    float* parameter;
-    float* mean;
-    float* mean_square;
-    std::int64_t count;
-    double lr;
-};
 
 namespace {
 
 constexpr std::int64_t kBlock = 1 << 14;
 
 constexpr std::int64_t kMost = std::int64_t{1} << 48;
-
-// What is the same for every step of a parameter.
-struct Rule {
-    double lr, beta1, beta2, eps;
-
-    mien::AdamStep step(double count) const {
-        return {static_cast<float>(1.0 - beta1),
-                static_cast<float>(beta2),
-                static_cast<float>(1.0 - beta2),
-                static_cast<float>(lr / (1.0 - std::pow(beta1, count))),
-                static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, count))),
-                static_cast<float>(eps)};
-    }
-};
 
 struct Block {
     const AdamColumn* column;
@@ -81,7 +57,8 @@ MIEN_API int mien_adam_step(const mien::AdamColumn* columns, int64_t count, doub
             mien::require(column->count == 0 || (column->gradient != nullptr && column->parameter != nullptr &&
                                                  column->mean != nullptr && column->mean_square != nullptr),
                           "adam_step: a column is null");
-            const mien::AdamStep constants = mien::Rule{column->lr, beta1, beta2, eps}.step(static_cast<double>(step));
+            const mien::AdamStep constants =
+                mien::common::adam_constants(column->lr, beta1, beta2, eps, static_cast<double>(step));
             for (std::int64_t first = 0; first < column->count; first += mien::kBlock)
                 blocks.push_back({column, constants, first});
         }
@@ -104,15 +81,15 @@ MIEN_API int mien_adam_rows(const float* gradient, const int64_t* rows, int64_t 
                                      mean != nullptr && mean_square != nullptr),
                       "adam_rows: a null pointer");
         if (rows != nullptr) mien::check_rows(rows, count, table_rows);
-        const mien::Rule rule{lr, beta1, beta2, eps};
-        mien::parallel_for(
-            count * width > mien::kBlock ? mien::checked_threads(threads) : 1, count, [&](std::int64_t i, int) {
-                const float* slope = gradient + i * width;
-                if (std::all_of(slope, slope + width, [](float g) { return g == 0.0f; })) return;
-                const std::int64_t row = rows != nullptr ? rows[i] : i, first = row * width;
-                steps[row] += 1.0f;
-                MIEN_KERNELS(adam_kernels)
-                    .step(rule.step(steps[row]), width, slope, parameter + first, mean + first, mean_square + first);
-            });
+        mien::parallel_for(count * width > mien::kBlock ? mien::checked_threads(threads) : 1, count,
+                           [&](std::int64_t i, int) {
+                               const float* slope = gradient + i * width;
+                               if (std::all_of(slope, slope + width, [](float g) { return g == 0.0f; })) return;
+                               const std::int64_t row = rows != nullptr ? rows[i] : i, first = row * width;
+                               steps[row] += 1.0f;
+                               MIEN_KERNELS(adam_kernels)
+                                   .step(mien::common::adam_constants(lr, beta1, beta2, eps, steps[row]), width, slope,
+                                         parameter + first, mean + first, mean_square + first);
+                           });
     });
 }

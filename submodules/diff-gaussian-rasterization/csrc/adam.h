@@ -15,6 +15,16 @@ struct AdamStep {
     float eps;
 };
 
+// One tensor of an optimiser, all arrays of `count` floats.
+struct AdamColumn {
+    const float* gradient;
+    float* parameter;
+    float* mean;
+    float* mean_square;
+    std::int64_t count;
+    double lr;
+};
+
 struct AdamKernels {
     void (*step)(const AdamStep& constants, std::int64_t count, const float* gradient, float* parameter, float* mean,
                  float* mean_square);

@@ -2,7 +2,6 @@
 #include "flame.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -10,23 +9,12 @@
 
 #include "api.h"
 #include "buffer.h"
+#include "flame_arrays.h"
 #include "parallel.h"
 
 #include "core/skeleton.h"
 
 namespace mien {
-
-// A person as PyTorch keeps it: planes of coordinates.
-struct FlameArrays {
-    std::int64_t vertices, expressions, correctives;  // V, E, C: 36 (9 entries of R - I for 4 joints) or none
-    const float* rest;                                // [3, V] metres, shape and static offset folded in
-    const float* joints;                              // [5, 3] metres, likewise
-    const float* basis;                               // [C + E, 3, V]
-    const float* joint_basis;                         // [E, 5, 3] how expressions move the joints
-    const float* joint_regressor;                     // [5, V], for the dynamic offset
-    const float* weights;                             // [5, V]
-    const std::int32_t* parents;                      // [5]
-};
 
 // Parameters of a moment; `offset` may be null.
 struct FlamePose {
@@ -49,33 +37,6 @@ using Joints = common::Skeleton<double, kFlameJoints>;
 
 constexpr std::int64_t kTask = 32;           // blocks that one task works on
 constexpr std::size_t kOneThread = 1 << 19;  // up to so many floats, waking a thread costs more than it saves
-constexpr std::int64_t kMost = 1 << 24;      // vertices and directions
-constexpr int kCorrectives = 9 * (kFlameJoints - 1);
-
-void require_finite(const char* name, const float* values, std::int64_t count) {
-    require(values != nullptr || count == 0, "flame: a null pointer");
-    bool fine = true;
-    for (std::int64_t i = 0; i < count; ++i) fine &= std::isfinite(values[i]);
-    if (fine) return;
-    for (std::int64_t i = 0; i < count; ++i)
-        if (!std::isfinite(values[i]))
-            throw NotFinite(std::string(name) + ": value " + std::to_string(i) + " is not finite");
-}
-
-void check_arrays(const FlameArrays& a) {
-    require(a.vertices >= 1 && a.vertices <= kMost && a.expressions >= 0 && a.expressions <= kMost,
-            "flame: a wrong number of vertices or expressions");
-    require(a.correctives == 0 || a.correctives == kCorrectives, "flame: pose correctives must be 36 or none");
-    require_finite("rest", a.rest, 3 * a.vertices);
-    require_finite("joints", a.joints, 3 * kFlameJoints);
-    require_finite("basis", a.basis, 3 * a.vertices * (a.correctives + a.expressions));
-    require_finite("joint_basis", a.joint_basis, 3 * kFlameJoints * a.expressions);
-    require_finite("joint_regressor", a.joint_regressor, kFlameJoints * a.vertices);
-    require_finite("weights", a.weights, kFlameJoints * a.vertices);
-    require(a.parents != nullptr && a.parents[0] == -1, "parents: the root must come first");
-    for (int j = 1; j < kFlameJoints; ++j)
-        require(a.parents[j] >= 0 && a.parents[j] < j, "parents: a parent must come before its children");
-}
 
 // 16 values of a plane [V] from `first` on; zero beyond its end. Returns whether any isn't zero.
 bool take_block(const float* plane, std::int64_t first, std::int64_t vertices, float* out) {
@@ -294,7 +255,7 @@ private:
     }
 
     void check(const FlamePose& p) const {
-        require(p.n_expr >= 0 && p.n_expr <= kMost, "flame: a wrong number of expressions");
+        require(p.n_expr >= 0 && p.n_expr <= kFlameMost, "flame: a wrong number of expressions");
         require_finite("expr", p.expr, p.n_expr);
         require_finite("rotation", p.rotation, 3);
         require_finite("neck_pose", p.neck, 3);
@@ -345,7 +306,7 @@ MIEN_API void mien_flame_destroy(void* flame) { delete static_cast<mien::Flame*>
 
 // How many floats of `blended` the passes share; 0 for a number of vertices that no person has.
 MIEN_API int64_t mien_flame_blended(int64_t vertices) {
-    if (vertices < 1 || vertices > mien::kMost) return 0;
+    if (vertices < 1 || vertices > mien::kFlameMost) return 0;
     return (vertices + mien::kFlameBlock - 1) / mien::kFlameBlock * mien::kFlameRow;
 }
 

@@ -54,7 +54,7 @@ struct SplatRecord {
     float unused[4];
 };
 
-struct TileRect {
+struct alignas(8) TileRect {
     uint16_t x0, y0, x1, y1;  // tiles; x1, y1 are exclusive
 };
 

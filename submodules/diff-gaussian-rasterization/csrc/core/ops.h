@@ -22,6 +22,10 @@ MIEN_HD inline T select(bool condition, T yes, T no) {
     return condition ? yes : no;
 }
 MIEN_HD inline bool any(bool m) { return m; }
+template <class T>
+MIEN_HD inline T keep(bool condition, T yes) {
+    return condition ? yes : T(0.0f);
+}
 
 #define MIEN_SCALAR_OPS(T)                                   \
     MIEN_HD inline T min(T a, T b) { return b < a ? b : a; } \
@@ -33,6 +37,13 @@ MIEN_HD inline bool any(bool m) { return m; }
 MIEN_SCALAR_OPS(float)
 MIEN_SCALAR_OPS(double)
 #undef MIEN_SCALAR_OPS
+
+#if defined(MIEN_ISA_scalar)
+inline float exp(float x);  // kernels/simd.h
+#else
+MIEN_HD inline float exp(float x) { return std::exp(x); }
+#endif
+MIEN_HD inline double exp(double x) { return std::exp(x); }
 
 // Fused only where the machine has the instruction: forward and backward must round alike, and a library call would be
 // slow.

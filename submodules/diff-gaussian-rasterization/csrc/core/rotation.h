@@ -12,6 +12,10 @@ struct Quat {
 };
 
 template <class T>
+MIEN_HD inline Quat<T> operator+(const Quat<T>& p, const Quat<T>& q) {
+    return {p.w + q.w, p.x + q.x, p.y + q.y, p.z + q.z};
+}
+template <class T>
 MIEN_HD inline Quat<T> operator*(T s, const Quat<T>& q) {
     return {s * q.w, s * q.x, s * q.y, s * q.z};
 }

@@ -86,5 +86,43 @@ MIEN_HD inline Vec3<T> direction_vjp(const Vec3<T>& d, T inverse_length, const V
     return inverse_length * (g - dot(d, g) * d);
 }
 
+// A splat's colour before its clamp at zero, where sh(k, c) is coefficient k of channel c.
+template <int degree, class T, class Coefficients>
+MIEN_HD inline void sh_values(const T* basis, const Coefficients& sh, T* values) {
+    for (int c = 0; c < 3; ++c) {
+        values[c] = T(0.5f);
+        for (int k = 0; k < sh_count(degree); ++k) values[c] = fma(basis[k], sh(k, c), values[c]);
+    }
+}
+
+// The colour of a splat at `mean`, seen from `centre`.
+template <int degree, class T, class Coefficients>
+MIEN_HD inline void sh_colour(const Vec3<T>& centre, const Vec3<T>& mean, const Coefficients& sh, T* rgb) {
+    T basis[sh_count(degree)], inverse;
+    sh_basis<degree>(direction(centre, mean, inverse), basis);
+    sh_values<degree>(basis, sh, rgb);
+    for (int c = 0; c < 3; ++c) rgb[c] = max(rgb[c], T(0.0f));
+}
+
+// From g = dL/dcolour: the gradient of coefficient k of channel c is basis[k] * live[c]. Adds what the direction does
+// to the gradients of the mean and the centre.
+template <int degree, class T, class Coefficients>
+MIEN_HD inline void sh_colour_vjp(const Vec3<T>& centre, const Vec3<T>& mean, const Coefficients& sh, const T* g,
+                                  T* basis, T* live, Vec3<T>& g_mean, Vec3<T>& g_centre) {
+    T inverse, values[3];
+    const Vec3<T> d = direction(centre, mean, inverse);
+    sh_basis<degree>(d, basis);
+    sh_values<degree>(basis, sh, values);
+    for (int c = 0; c < 3; ++c) live[c] = keep(values[c] > T(0.0f), g[c]);
+    if constexpr (degree > 0) {
+        T weight[sh_count(degree)];
+        for (int k = 0; k < sh_count(degree); ++k)
+            weight[k] = sh(k, 0) * live[0] + sh(k, 1) * live[1] + sh(k, 2) * live[2];
+        const Vec3<T> towards = direction_vjp(d, inverse, sh_basis_vjp<degree>(d, weight));
+        g_mean = g_mean + towards;
+        g_centre = g_centre - towards;
+    }
+}
+
 }  // namespace MIEN_ISA
 }  // namespace mien

@@ -20,6 +20,19 @@ struct TriangleFrame {
 };
 constexpr int kFrameFloats = 16;
 
+// A frame as it lies in memory.
+template <class T>
+MIEN_HD inline TriangleFrame<T> frame_of(const T* c) {
+    return {
+        {c[0], c[1], c[2]}, {c[3], c[4], c[5]}, {c[6], c[7], c[8], c[9]}, {c[10], c[11], c[12]}, c[13], c[14], c[15]};
+}
+template <class T>
+MIEN_HD inline void frame_columns(const TriangleFrame<T>& f, T* c) {
+    c[0] = f.a0.x, c[1] = f.a0.y, c[2] = f.a0.z, c[3] = f.a1.x, c[4] = f.a1.y, c[5] = f.a1.z;
+    c[6] = f.quat.w, c[7] = f.quat.x, c[8] = f.quat.y, c[9] = f.quat.z;
+    c[10] = f.centre.x, c[11] = f.centre.y, c[12] = f.centre.z, c[13] = f.base, c[14] = f.height, c[15] = f.along;
+}
+
 template <class T>
 MIEN_HD inline T scale_of(const TriangleFrame<T>& f) {
     return T(0.5f) * (f.base + f.height);
@@ -69,6 +82,18 @@ struct FrameGradient {
     Vec3<T> centre;
     T scale;
 };
+constexpr int kFrameGradientFloats = 8;
+
+// It, too, as it lies in memory.
+template <class T>
+MIEN_HD inline FrameGradient<T> frame_gradient_of(const T* c) {
+    return {{c[0], c[1], c[2]}, {c[3], c[4], c[5]}, c[6]};
+}
+template <class T>
+MIEN_HD inline void frame_gradient_columns(const FrameGradient<T>& g, T* c) {
+    c[0] = g.torque.x, c[1] = g.torque.y, c[2] = g.torque.z;
+    c[3] = g.centre.x, c[4] = g.centre.y, c[5] = g.centre.z, c[6] = g.scale, c[7] = T(0.0f);
+}
 
 // Gradients of the three corners. A triangle without extent has no direction: its torque goes nowhere.
 template <class T>

@@ -1,7 +1,7 @@
 // Limits on the local means and scales of the Gaussians that a picture shows, with their gradients.
 #include "binding.h"
 
-#include "core/ops.h"
+#include "core/limits.h"
 #include "kernels/simd.h"
 
 namespace mien {
@@ -21,14 +21,6 @@ Mask drawn_lanes(const std::int32_t* radii, int rows) {
     for (int i = 0; i < kLanes && i < rows; ++i) lanes[i] = radii[i] > 0 ? 1.0f : 0.0f;
     return load(lanes) > Float(0.0f);
 }
-
-// What is above the threshold, 0 below; NaN stays.
-inline Float excess(Float value, Float threshold) {
-    const Float above = value - threshold;
-    return select(above <= Float(0.0f), Float(0.0f), above);
-}
-
-inline Float length(const Float* v) { return sqrt(fma(v[0], v[0], fma(v[1], v[1], v[2] * v[2]))); }
 
 // Writes v * factor, and 0 where `on` is not set.
 void store_scaled(const Float* v, Float factor, Mask on, float* out, std::int64_t row, int rows) {

@@ -30,9 +30,9 @@ Quaternion load_quaternion(const float* base, std::int64_t row, int rows) {
     return {c[0], c[1], c[2], c[3]};
 }
 
-Vector load_scales(const RigColumns& in, std::int64_t row, int rows) {
-    const Vector s = load_three(in.log_scales, row, rows);
-    return {exp(s.x), exp(s.y), exp(s.z)};
+PosedGaussian<Float> load_local(const RigColumns& in, std::int64_t row, int rows, Float& inverse) {
+    return activate(load_three(in.means, row, rows), load_quaternion(in.quats, row, rows),
+                    load_three(in.log_scales, row, rows), inverse);
 }
 
 void store_three(const Vector& v, float* base, std::int64_t row, int rows) {
@@ -58,28 +58,24 @@ void frames(const float* vertices, const std::int32_t* faces, std::int64_t first
         }
         const auto corner = [&](int k) { return Vector{load(p[3 * k]), load(p[3 * k + 1]), load(p[3 * k + 2])}; };
         const Frame f = triangle_frame(corner(0), corner(1), corner(2));
-        const Float columns[kRigFrame] = {f.a0.x,     f.a0.y,   f.a0.z,   f.a1.x,   f.a1.y,     f.a1.z,
-                                          f.quat.w,   f.quat.x, f.quat.y, f.quat.z, f.centre.x, f.centre.y,
-                                          f.centre.z, f.base,   f.height, f.along};
+        Float columns[kRigFrame];
+        frame_columns(f, columns);
         store_columns<kRigFrame>(columns, out + kRigFrame * row, kRigFrame, rows);
     }
 }
 
 void place(const RigColumns& in, const std::int32_t* binding, const float* frames, std::int64_t first,
            std::int64_t count, const RigPlaced& out) {
-    const Float one(1.0f);
     for (std::int64_t row = first; row < first + count; row += kLanes) {
         const int rows = lanes_left(first + count, row);
         const Frame f = gather_frames(frames, binding + row, rows);
-        const Quaternion raw = load_quaternion(in.quats, row, rows);
-        const PosedGaussian<Float> local = {load_three(in.means, row, rows), load_scales(in, row, rows),
-                                            inverse_length(raw) * raw};
+        Float inverse;
+        const PosedGaussian<Float> local = load_local(in, row, rows, inverse);
         const PosedGaussian<Float> world = mien::MIEN_ISA::place(f, local);
         store_three(world.mean, out.means, row, rows);
         store_quaternion(world.quat, out.quats, row, rows);
         store_three(world.scale, out.scales, row, rows);
-        const Float logit = load_first(in.opacity_logits + row, rows);
-        store_first(out.opacities + row, rows, one / (one + exp(-logit)));
+        store_first(out.opacities + row, rows, sigmoid(load_first(in.opacity_logits + row, rows)));
     }
 }
 
@@ -91,23 +87,17 @@ void place_backward(const RigBackward& work, const std::int32_t* binding, const 
     for (std::int64_t row = first; row < first + count; row += kLanes) {
         const int rows = lanes_left(first + count, row);
         const Frame f = gather_frames(work.frames, binding + row, rows);
-        const Quaternion raw = load_quaternion(work.columns.quats, row, rows);
-        const Float inverse = inverse_length(raw);
-        const PosedGaussian<Float> local = {load_three(work.columns.means, row, rows),
-                                            load_scales(work.columns, row, rows), inverse * raw};
+        Float inverse;
+        const PosedGaussian<Float> local = load_local(work.columns, row, rows, inverse);
         const PosedGaussian<Float> g_world = {
             load_three_or_zero(g.means, row, rows), load_three_or_zero(g.scales, row, rows),
             g.quats != nullptr ? load_quaternion(g.quats, row, rows) : Quaternion{zero, zero, zero, zero}};
         FrameGradient<Float> g_frame;
-        const PosedGaussian<Float> g_own = place_vjp(f, local, g_world, g_frame);
+        const PosedGaussian<Float> g_own = activate_vjp(local, inverse, place_vjp(f, local, g_world, g_frame));
 
         if (out.means != nullptr) store_three(g_own.mean, out.means, row, rows);
-        if (out.quats != nullptr)
-            store_quaternion(normalise_vjp(local.quat, inverse, g_own.quat), out.quats, row, rows);
-        if (out.log_scales != nullptr) {
-            const Vector &g_local = g_own.scale, &s = local.scale;
-            store_three({g_local.x * s.x, g_local.y * s.y, g_local.z * s.z}, out.log_scales, row, rows);
-        }
+        if (out.quats != nullptr) store_quaternion(g_own.quat, out.quats, row, rows);
+        if (out.log_scales != nullptr) store_three(g_own.scale, out.log_scales, row, rows);
         if (out.opacity_logits != nullptr) {
             const Float o = load_first(work.opacities + row, rows);
             const Float g_o = g.opacities != nullptr ? load_first(g.opacities + row, rows) : zero;
@@ -140,7 +130,7 @@ void frames_backward(const float* frames, const float* slots, const std::int32_t
         load_columns<kRigSlot>(t, totals[0], kRigSlot, rows);
         load_columns<kRigFrame>(c, frames + kRigFrame * row, kRigFrame, rows);
         Vector p[3];
-        triangle_frame_vjp(frame_of(c), FrameGradient<Float>{{t[0], t[1], t[2]}, {t[3], t[4], t[5]}, t[6]}, p);
+        triangle_frame_vjp(frame_of(c), frame_gradient_of(t), p);
         const Float columns[3 * kRigCorner] = {p[0].x, p[0].y, p[0].z, zero,   p[1].x, p[1].y,
                                                p[1].z, zero,   p[2].x, p[2].y, p[2].z, zero};
         store_columns<3 * kRigCorner>(columns, three[0][0], 3 * kRigCorner, rows);

@@ -10,7 +10,6 @@ using Float = float;
 
 inline uint32_t bits(Mask m) { return m ? 1u : 0u; }
 inline Mask first_lanes(int count) { return count > 0; }
-inline Float keep(Mask m, Float a) { return m ? a : 0.0f; }
 
 // Round to nearest even without a library call, for |a| < 2^22.
 inline Float round(Float a) {

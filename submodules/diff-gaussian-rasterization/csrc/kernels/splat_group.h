@@ -6,27 +6,11 @@
 #include "kernels/rig_frames.h"
 #include "kernels/simd.h"
 
-#include "core/blend.h"
-#include "core/covariance.h"
-#include "core/projection.h"
-#include "core/rotation.h"
 #include "core/spherical_harmonics.h"
+#include "core/splat.h"
 
 namespace mien {
 namespace MIEN_ISA {
-
-inline Pinhole<Float> pinhole(const View& view) {
-    Pinhole<Float> p;
-    for (int i = 0; i < 3; ++i)
-        p.rotation.row[i] = {Float(view.rotation[3 * i]), Float(view.rotation[3 * i + 1]),
-                             Float(view.rotation[3 * i + 2])};
-    p.translation = {Float(view.translation[0]), Float(view.translation[1]), Float(view.translation[2])};
-    p.centre = {Float(view.centre[0]), Float(view.centre[1]), Float(view.centre[2])};
-    p.fx = Float(view.fx), p.fy = Float(view.fy), p.cx = Float(view.cx), p.cy = Float(view.cy);
-    p.x_low = Float(view.x_low), p.x_high = Float(view.x_high), p.y_low = Float(view.y_low),
-    p.y_high = Float(view.y_high);
-    return p;
-}
 
 // Which splats the lanes of a group are: `count` rows from `first` on, or the listed ones. Lanes beyond `count` repeat
 // the last one.
@@ -103,20 +87,7 @@ inline void store_values(Float in, float* base, const Rows& rows) {
     for (int lane = 0; lane < rows.count; ++lane) base[rows[lane]] = values[lane];
 }
 
-// Geometry of kLanes splats.
-struct Group {
-    PosedGaussian<Float> local;  // on a mesh: in the frame of its triangle
-    Frame frame;                 // that frame
-    PosedGaussian<Float> world;  // the quaternion has unit length if the view normalises, and on a mesh
-    Float inverse_length;        // of the quaternion as given
-    Mat3<Float> rotation, root;  // root = rotation * diag(scale)
-    Sym3<Float> covariance;      // if given instead of quats and scales
-    Float opacity, offset_x, offset_y;
-    Projection<Float> projection;
-    Sym2<Float> raw;  // 2D covariance before the low-pass filter
-    Conic<Float> conic;
-    Float opacity_factor;  // antialiasing
-};
+using Group = Splat<Float>;  // kLanes splats
 
 inline void load_local(const Gaussians& in, const Rows& rows, Group& g) {
     if (rows.whole()) {
@@ -130,11 +101,7 @@ inline void load_local(const Gaussians& in, const Rows& rows, Group& g) {
     load_rows<3>(m, in.means, 3, rows);
     load_rows<4>(q, in.quats, 4, rows);
     load_rows<3>(s, in.scales, 3, rows);
-    const Quat<Float> raw = {q[0], q[1], q[2], q[3]};
-    g.inverse_length = inverse_length(raw);
-    g.local = {{m[0], m[1], m[2]}, {exp(s[0]), exp(s[1]), exp(s[2])}, g.inverse_length * raw};
-    g.world = place(g.frame, g.local);
-    g.opacity = Float(1.0f) / (Float(1.0f) + exp(-load_values(in.opacities, rows)));
+    place_columns({m[0], m[1], m[2]}, {q[0], q[1], q[2], q[3]}, {s[0], s[1], s[2]}, load_values(in.opacities, rows), g);
 }
 
 inline void load_world(const View& view, const Gaussians& in, const Rows& rows, Group& g) {
@@ -150,11 +117,7 @@ inline void load_world(const View& view, const Gaussians& in, const Rows& rows, 
     }
     load_rows<4>(q, in.quats, 4, rows);
     load_rows<3>(s, in.scales, 3, rows);
-    g.world.quat = {q[0], q[1], q[2], q[3]};
-    g.world.scale = {s[0], s[1], s[2]};
-    if (!view.normalise_quats) return;
-    g.inverse_length = inverse_length(g.world.quat);
-    g.world.quat = g.inverse_length * g.world.quat;
+    take_columns(view, {q[0], q[1], q[2], q[3]}, {s[0], s[1], s[2]}, g);
 }
 
 inline void load_group(const View& view, const Pinhole<Float>& camera, const Gaussians& in, const Rows& rows,
@@ -164,22 +127,9 @@ inline void load_group(const View& view, const Pinhole<Float>& camera, const Gau
     } else {
         load_world(view, in, rows, g);
     }
-    if (in.covariances == nullptr) {
-        g.rotation = rotation_matrix(g.world.quat);
-        g.root = scale_columns(g.rotation, g.world.scale);
-    }
-    g.projection = project(camera, g.world.mean);
-    if (in.screen_offsets != nullptr) {
-        Float offset[padded(2)];
-        load_rows<2>(offset, in.screen_offsets, 2, rows);
-        g.projection.x += offset[0] * Float(0.5f * view.width);
-        g.projection.y += offset[1] * Float(0.5f * view.height);
-    }
-    const Projection<Float>& p = g.projection;
-    g.raw =
-        in.covariances != nullptr ? covariance_2d(p.row0, p.row1, g.covariance) : covariance_2d(p.row0, p.row1, g.root);
-    g.conic = make_conic(g.raw, Float(view.eps2d));
-    g.opacity_factor = view.antialias ? compensation(g.conic) : Float(1.0f);
+    Float offset[padded(2)];
+    if (in.screen_offsets != nullptr) load_rows<2>(offset, in.screen_offsets, 2, rows);
+    project_splat(view, camera, in.covariances != nullptr, in.screen_offsets != nullptr ? offset : nullptr, g);
 }
 
 // The array that holds all coefficients, or all but the first, and its row length.

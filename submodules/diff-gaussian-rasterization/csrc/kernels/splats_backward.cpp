@@ -1,13 +1,12 @@
 // Splat stage, backward: adds up a splat's pair slots in their fixed order and carries the sums to the parameters.
 #include "kernels/splat_group.h"
 
+#include "core/splat_backward.h"
+
 namespace mien {
 namespace MIEN_ISA {
 
 namespace {
-
-// Order of the sums in a slot; h is dL/d(ln alpha), d the offset of the pixel from the mean.
-enum Sum { kH, kHx, kHy, kHxx, kHxy, kHyy, kRed, kGreen, kBlue, kDepth, kSums };
 
 // Sum over each splat's pairs, transposed: out[k] holds sum k, one splat per lane. Lane i has counts[i] slots from
 // begin[i] on.
@@ -23,64 +22,36 @@ void gather_sums(const uint32_t* begin, const uint32_t* counts, const float* slo
     }
     Float columns[kSlot];
     load_columns<kSlot>(columns, &totals[0][0], kSlot, kLanes);
-    for (int k = 0; k < kSums; ++k) out[k] = columns[k];
-}
-
-struct Incoming {
-    Float mean_x, mean_y, depth;
-    Sym2<Float> conic;
-    Float log_opacity;
-    Float rgb[3];
-};
-
-Incoming incoming(const Group& g, const Float* sum) {
-    const Float half(-0.5f), zero(0.0f);
-    const Sym2<Float>& c = g.conic.inverse;
-    return {c.xx * sum[kHx] + c.xy * sum[kHy],
-            c.xy * sum[kHx] + c.yy * sum[kHy],
-            sum[kDepth],
-            {half * sum[kHxx], zero - sum[kHxy], half * sum[kHyy]},
-            sum[kH],
-            {sum[kRed], sum[kGreen], sum[kBlue]}};
+    for (int k = 0; k < kSplatSums; ++k) out[k] = columns[k];
 }
 
 // Writes dL/dsh, adds the direction's share to dL/dmean and dL/d(camera centre).
 template <int degree>
 void sh_backward(const Pinhole<Float>& camera, const Gaussians& in, const Rows& rows, const Group& g,
-                 const Float* g_rgb, const SplatGradients& out, Vec3<Float>& g_mean, Vec3<Float>& g_centre) {
+                 const SplatGradients& out, SplatGradient<Float>& gradient) {
     constexpr int count = sh_count(degree);
-    Float sh[kShRoom], basis[count], inverse, live[3], weight[count];
+    Float sh[kShRoom], basis[count], live[3];
     load_sh<degree>(in, rows, sh);
-    const Vec3<Float> d = direction(camera.centre, g.world.mean, inverse);
-    sh_basis<degree>(d, basis);
-    for (int c = 0; c < 3; ++c) {
-        Float value(0.5f);
-        for (int k = 0; k < count; ++k) value = fma(basis[k], sh[3 * k + c], value);
-        live[c] = keep(value > Float(0.0f), g_rgb[c]);
-    }
-    for (int k = 0; k < count; ++k) weight[k] = sh[3 * k] * live[0] + sh[3 * k + 1] * live[1] + sh[3 * k + 2] * live[2];
-    if (degree > 0) {
-        const Vec3<Float> towards = direction_vjp(d, inverse, sh_basis_vjp<degree>(d, weight));
-        g_mean = g_mean + towards;
-        g_centre = g_centre - towards;
-    }
+    sh_colour_vjp<degree>(
+        camera.centre, g.world.mean, [&](int k, int c) { return sh[3 * k + c]; }, gradient.rgb, basis, live,
+        gradient.world.mean, gradient.camera.centre);
     for (int k = 0; k < count; ++k)
         for (int c = 0; c < 3; ++c) sh[3 * k + c] = basis[k] * live[c];
     store_sh<degree>(sh, out, in, rows);
 }
 
 void colours_backward(const Pinhole<Float>& camera, const Gaussians& in, const Rows& rows, const Group& g,
-                      const Float* g_rgb, const SplatGradients& out, Vec3<Float>& g_mean, Vec3<Float>& g_centre) {
+                      const SplatGradients& out, SplatGradient<Float>& gradient) {
     if (in.colors != nullptr) {
-        Float columns[padded(3)] = {g_rgb[0], g_rgb[1], g_rgb[2]};
+        Float columns[padded(3)] = {gradient.rgb[0], gradient.rgb[1], gradient.rgb[2]};
         if (out.colors != nullptr) store_rows<3>(columns, out.colors, 3, rows);
         return;
     }
     switch (in.sh_degree) {
-        case 0: sh_backward<0>(camera, in, rows, g, g_rgb, out, g_mean, g_centre); return;
-        case 1: sh_backward<1>(camera, in, rows, g, g_rgb, out, g_mean, g_centre); return;
-        case 2: sh_backward<2>(camera, in, rows, g, g_rgb, out, g_mean, g_centre); return;
-        default: sh_backward<3>(camera, in, rows, g, g_rgb, out, g_mean, g_centre); return;
+        case 0: sh_backward<0>(camera, in, rows, g, out, gradient); return;
+        case 1: sh_backward<1>(camera, in, rows, g, out, gradient); return;
+        case 2: sh_backward<2>(camera, in, rows, g, out, gradient); return;
+        default: sh_backward<3>(camera, in, rows, g, out, gradient); return;
     }
 }
 
@@ -96,66 +67,47 @@ void store_quats(const Quat<Float>& q, float* out, const Rows& rows) {
     store_rows<4>(columns, out, 4, rows);
 }
 
-// From dL/d(2D covariance) to that of the shape in the world, or of the given covariance; fills the gradients of the
-// rows of J W.
-void shape_backward(const Gaussians& in, const Rows& rows, const Group& g, const Sym2<Float>& g_raw,
-                    const SplatGradients& out, ProjectionGradient<Float>& g_projection, PosedGaussian<Float>& g_world) {
-    const Projection<Float>& p = g.projection;
-    if (in.covariances != nullptr) {
-        Sym3<Float> s;
-        covariance_2d_vjp(p.row0, p.row1, g.covariance, g_raw, g_projection.row0, g_projection.row1, s);
-        if (out.covariances == nullptr) return;
-        Float columns[padded(6)] = {s.xx, s.xy, s.xz, s.yy, s.yz, s.zz};
-        store_rows<6>(columns, out.covariances, 6, rows);
-        return;
-    }
-    Mat3<Float> g_root;
-    covariance_2d_vjp(p.row0, p.row1, g.root, g_raw, g_projection.row0, g_projection.row1, g_root);
-    const Vec3<Float>*r = g.rotation.row, *m = g_root.row;
-    g_world.scale = {m[0].x * r[0].x + m[1].x * r[1].x + m[2].x * r[2].x,
-                     m[0].y * r[0].y + m[1].y * r[1].y + m[2].y * r[2].y,
-                     m[0].z * r[0].z + m[1].z * r[1].z + m[2].z * r[2].z};
-    g_world.quat = rotation_matrix_vjp(g.world.quat, scale_columns(g_root, g.world.scale));
-}
-
-Sym2<Float> antialias_backward(const Group& g, Float g_log_opacity, const Sym2<Float>& g_raw) {
-    const Sym2<Float> extra = compensation_vjp(g.raw, g.conic, g_log_opacity / g.opacity_factor);
-    return {g_raw.xx + extra.xx, g_raw.xy + extra.xy, g_raw.yy + extra.yy};
-}
-
-using CameraGradient = PinholeGradient<Float>;
-
 // Fields in the order of PinholeGradient; lanes that are not seen left out.
-void add_camera(const CameraGradient& g, Mask seen, Float* total) {
+void add_camera(const PinholeGradient<Float>& g, Mask seen, Float* total) {
     const Float* fields = &g.rotation.row[0].x;
     for (int i = 0; i < kPinholeGradientSize; ++i) total[i] += keep(seen, fields[i]);
 }
 
 // The last steps in the world: splats are what is trained.
-void finish_world(const View& view, const Gaussians& in, const Rows& rows, const Group& g, Float g_log_opacity,
-                  const PosedGaussian<Float>& g_world, const SplatGradients& out) {
-    store_three(g_world.mean, out.means, rows);
-    if (out.opacities != nullptr) store_values(g_log_opacity / g.opacity, out.opacities, rows);
+void finish_world(const View& view, const Gaussians& in, const Rows& rows, const Group& g,
+                  const SplatGradient<Float>& gradient, const SplatGradients& out) {
+    const PosedGaussian<Float>& world = gradient.world;
+    store_three(world.mean, out.means, rows);
+    if (out.opacities != nullptr) store_values(gradient.log_opacity / g.opacity, out.opacities, rows);
     if (in.covariances != nullptr) return;
-    store_three(g_world.scale, out.scales, rows);
-    store_quats(view.normalise_quats ? normalise_vjp(g.world.quat, g.inverse_length, g_world.quat) : g_world.quat,
+    store_three(world.scale, out.scales, rows);
+    store_quats(view.normalise_quats ? normalise_vjp(g.world.quat, g.inverse_length, world.quat) : world.quat,
                 out.quats, rows);
 }
 
 // The last steps on a mesh: to the local columns and the frame.
-void finish_local(const Rows& rows, const Group& g, Float g_log_opacity, const PosedGaussian<Float>& g_world,
-                  const SplatGradients& out) {
+void finish_local(const Rows& rows, const Group& g, const SplatGradient<Float>& gradient, const SplatGradients& out) {
     FrameGradient<Float> g_frame;
-    const PosedGaussian<Float> own = place_vjp(g.frame, g.local, g_world, g_frame);
-    const Vec3<Float>& s = g.local.scale;
+    const PosedGaussian<Float> own =
+        activate_vjp(g.local, g.inverse_length, place_vjp(g.frame, g.local, gradient.world, g_frame));
     store_three(own.mean, out.means, rows);
-    store_three({own.scale.x * s.x, own.scale.y * s.y, own.scale.z * s.z}, out.scales, rows);
-    store_quats(normalise_vjp(g.local.quat, g.inverse_length, own.quat), out.quats, rows);
-    if (out.opacities != nullptr) store_values(g_log_opacity * (Float(1.0f) - g.opacity), out.opacities, rows);
+    store_three(own.scale, out.scales, rows);
+    store_quats(own.quat, out.quats, rows);
+    if (out.opacities != nullptr) store_values(gradient.log_opacity * (Float(1.0f) - g.opacity), out.opacities, rows);
     if (out.frame_slots == nullptr) return;
     int32_t slot_of[kLanes];
     for (int lane = 0; lane < rows.count; ++lane) slot_of[lane] = out.slot_of[rows[lane]];
     store_frame_slots(g_frame, out.frame_slots, slot_of, rows.count);
+}
+
+void shape_backward(const Gaussians& in, const Rows& rows, const Group& g, const Sym2<Float>& g_raw,
+                    const SplatGradients& out, SplatGradient<Float>& gradient) {
+    if (in.covariances == nullptr) return shape_vjp(g, g_raw, gradient);
+    Sym3<Float> s;
+    shape_vjp(g, g_raw, gradient, s);
+    if (out.covariances == nullptr) return;
+    Float columns[padded(6)] = {s.xx, s.xy, s.xz, s.yy, s.yz, s.zz};
+    store_rows<6>(columns, out.covariances, 6, rows);
 }
 
 // Lanes that are not `seen` write what the caller clears.
@@ -163,26 +115,21 @@ void backward_group(const View& view, const Pinhole<Float>& camera, const Gaussi
                     const Float* sum, const SplatGradients& out, Float* camera_total) {
     Group g;
     load_group(view, camera, in, rows, g);
-    const Incoming in_g = incoming(g, sum);
-    Sym2<Float> g_raw = make_conic_vjp(g.conic, in_g.conic);
-    if (view.antialias) g_raw = antialias_backward(g, in_g.log_opacity, g_raw);
-    ProjectionGradient<Float> g_projection;
-    g_projection.x = in_g.mean_x, g_projection.y = in_g.mean_y, g_projection.z = in_g.depth;
-    PosedGaussian<Float> g_world;
-    shape_backward(in, rows, g, g_raw, out, g_projection, g_world);
+    SplatGradient<Float> gradient;
+    shape_backward(in, rows, g, picture_vjp(view, g, sum, gradient), out, gradient);
     if (out.screen_offsets != nullptr) {
-        Float columns[padded(2)] = {in_g.mean_x * Float(0.5f * view.width), in_g.mean_y * Float(0.5f * view.height)};
+        Float columns[padded(2)] = {gradient.projection.x * Float(0.5f * view.width),
+                                    gradient.projection.y * Float(0.5f * view.height)};
         store_rows<2>(columns, out.screen_offsets, 2, rows);
     }
-    CameraGradient g_camera = {};
-    g_world.mean = project_vjp(camera, g.world.mean, g.projection, g_projection, g_camera);
-    colours_backward(camera, in, rows, g, in_g.rgb, out, g_world.mean, g_camera.centre);
+    projection_vjp(camera, g, gradient);
+    colours_backward(camera, in, rows, g, out, gradient);
     if (in.frames != nullptr) {
-        finish_local(rows, g, in_g.log_opacity, g_world, out);
+        finish_local(rows, g, gradient, out);
     } else {
-        finish_world(view, in, rows, g, in_g.log_opacity, g_world, out);
+        finish_world(view, in, rows, g, gradient, out);
     }
-    if (out.camera != nullptr) add_camera(g_camera, seen, camera_total);
+    if (out.camera != nullptr) add_camera(gradient.camera, seen, camera_total);
 }
 
 void clear(float* out, int64_t row, int64_t width) {
@@ -219,7 +166,13 @@ class BlockBackward {
 public:
     BlockBackward(const View& view, const Gaussians& in, const uint32_t* counts, const uint8_t* touched,
                   const float* slots, const SplatGradients& out)
-        : view_(view), camera_(pinhole(view)), in_(in), counts_(counts), touched_(touched), slots_(slots), out_(out) {
+        : view_(view),
+          camera_(pinhole<Float>(view)),
+          in_(in),
+          counts_(counts),
+          touched_(touched),
+          slots_(slots),
+          out_(out) {
         for (Float& t : camera_total_) t = Float(0.0f);
     }
 
@@ -256,7 +209,7 @@ private:
             seen[k] = touched_[first + k];
             next_slot_ += counts_[first + k];
         }
-        Float sum[kSums];
+        Float sum[kSplatSums];
         gather_sums(begin, count, slots_, sum);
         backward_group(view_, camera_, in_, {first, nullptr, rows}, load(seen) > Float(0.5f), sum, out_, camera_total_);
         for (int k = 0; k < rows; ++k)
@@ -279,7 +232,7 @@ private:
 
     void drain(int rows) {
         for (int k = rows; k < kLanes; ++k) queue_.begin[k] = queue_.count[k] = 0;
-        Float sum[kSums];
+        Float sum[kSplatSums];
         gather_sums(queue_.begin, queue_.count, slots_, sum);
         backward_group(view_, camera_, in_, {0, queue_.row, rows}, first_lanes(rows), sum, out_, camera_total_);
         for (int k = rows; k < queue_.size; ++k) {
