@@ -33,10 +33,32 @@ inline void check(cudaError_t code, const char* what) {
     throw DeviceError(text);
 }
 
-inline void use(const Queue& queue) { check(cudaSetDevice(queue.device), "cudaSetDevice"); }
+// While it lives, the queue's device is this thread's current one. Afterwards it is the one before again, which is
+// the caller's business.
+class [[nodiscard]] DeviceGuard {
+public:
+    explicit DeviceGuard(const Queue& queue) : own_(queue.device) {
+        check(cudaGetDevice(&before_), "cudaGetDevice");
+        if (before_ != own_) check(cudaSetDevice(own_), "cudaSetDevice");
+    }
+    DeviceGuard(const DeviceGuard&) = delete;
+    DeviceGuard& operator=(const DeviceGuard&) = delete;
+    ~DeviceGuard() {
+        if (before_ != own_) cudaSetDevice(before_);
+    }
+
+private:
+    int own_, before_ = 0;
+};
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+#if defined(MIEN_EMULATED)
+using LaunchStream = emulation::Launch;  // knows the line of the launch as well
+#else
+using LaunchStream = cudaStream_t;
+#endif
 
 inline unsigned blocks_for(std::int64_t threads, int block) {
     return static_cast<unsigned>((threads + block - 1) / block);
@@ -44,7 +66,7 @@ inline unsigned blocks_for(std::int64_t threads, int block) {
 
 // Runs `kernel` on grid x block threads, behind what the stream holds. An empty grid is nothing to do.
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream, const Arguments&... arguments) {
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, LaunchStream stream, const Arguments&... arguments) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #if defined(MIEN_EMULATED)
     check(emulation::launch(grid, block, stream, [=] { kernel(static_cast<Parameters>(arguments)...); }), "launch");

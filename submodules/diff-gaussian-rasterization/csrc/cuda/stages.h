@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cuda/device.h"
+#include "rig.h"
 #include "splats.h"
 
 namespace mien {
@@ -16,7 +17,7 @@ namespace cuda {
 
 constexpr int kBucket = 128;    // entries of a tile's list that one block of the backward pass works on
 constexpr int kSubTiles = 8;    // of 8 x 4 pixels in a tile, row by row: sub-tile s begins at (s % 2 * 8, s / 2 * 4)
-constexpr int kSums = 10;       // of a pair: h, hx, hy, hxx, hxy, hyy, red, green, blue, depth (csrc/kernels/splats_backward.cpp)
+constexpr int kSums = 10;       // of a pair: h, hx, hy, hxx, hxy, hyy, red, green, blue, depth (csrc/core/splat_backward.h)
 constexpr int kPairSlot = 12;   // floats of a pair's slot: the sums, then unused
 
 struct Sizes {
@@ -47,11 +48,25 @@ enum Reason : std::uint32_t {
     kBadGradient = 8,     // a gradient's square is not finite
 };
 
+// --- views.cu: the cameras as kernels read them
+
+struct CameraTables {  // arrays on the device; the rules are the host's
+    const float *world_to_camera, *intrinsics, *background;  // [B, 4, 4], [B, 3, 3], [B, 3]
+    const float* centre;  // [B, 3] camera centres in the world; null: from world_to_camera
+    float near_plane, far_plane, eps2d, alpha_max, stop;
+    std::int32_t normalise_quats, square_extent, clamp_passes_gradient, antialias, symmetric_clamp;
+};
+// A number that is not finite, or a focal length that is not positive, sets kBadInput in `health`, which may be null.
+void make_views(const Sizes& sizes, const CameraTables& cameras, View* views, Health* health, cudaStream_t stream);
+// Sums the rows of `partial` [B, blocks, kCameraGradient] and spreads them over [B, 4, 4] and [B, 3, 3].
+void camera_backward(const Sizes& sizes, const CameraTables& cameras, const View* views, const float* partial,
+                     float* world_to_camera, float* intrinsics, cudaStream_t stream);
+
 // --- splats.cu: one thread per (view, Gaussian)
 
 struct SplatTables {
     const View* views;          // [B]
-    Gaussians in;               // columns [N, ...]; frames [B, F, kRigFrame] or null
+    Gaussians in;               // columns [N, ...]; screen_offsets [B, N, 2]; frames [B, F, kRigFrame] or null
     std::int64_t faces;         // F
     SplatRecord* records;       // [B, N]
     TileRect* rects;            // [B, N]
@@ -79,7 +94,7 @@ struct SplatGradientTables {
     Health* health;                   // may be null: told of a gradient whose square is not finite
 };
 void splats_backward(const Sizes& sizes, const SplatGradientTables& tables, cudaStream_t stream);
-constexpr int kSplatThreads = 128;  // Gaussians per block, and per row of `camera`
+constexpr int kSplatThreads = 64;   // Gaussians per block, and per row of `camera`
 
 // --- tiles.cu: depth order, pairs, tile lists
 
@@ -99,7 +114,7 @@ struct TileTables {
     std::size_t scratch_bytes;
     // out
     std::uint32_t* first_slot;   // [B, N] number of a splat's first pair; pairs are numbered in depth order
-    std::uint32_t* pair_total;   // [1] pairs wanted; may exceed the capacity, those beyond are left out
+    std::uint32_t* pair_total;   // [1] pairs wanted, 0xffffffff if there are more; those beyond the capacity are left out
     uint2* entries;              // [pair_capacity] by tile, near ones first: (row, pair)
     std::uint8_t* masks;         // [pair_capacity] parallel to entries
     std::uint32_t* tile_begin;   // [tiles + 1] first entry of a tile
@@ -120,7 +135,9 @@ struct BlendTables {
     const uint2* entries;
     std::uint8_t* masks;        // forward clears the sub-tiles to which an entry adds nothing; backward meets the others
     float* transmittance;       // [B, H, W] when the pixel stopped
-    float* states;              // [buckets, kStateFloats, 256] at the start of every bucket; null: no backward will come
+    // [buckets, kStateFloats, 256] at the start of a bucket; not kept of a tile's first one, nor of those behind the point
+    // where all its pixels end. Null: no backward will come.
+    float* states;
 };
 constexpr int kStateFloats = 5;  // running transmittance, red, green, blue, depth (so far, without background)
 
@@ -153,6 +170,10 @@ void pose_frames(const RigTables& rig, int views, const float* vertices, float* 
 // frame_slots [B, N, kRigSlot] -> g_vertices [B, V, 3]; corners [B, 3 F, kRigCorner] is scratch.
 void frames_backward(const RigTables& rig, int views, const float* frames, const float* frame_slots, float* corners,
                      float* g_vertices, cudaStream_t stream);
+// Gaussians on the mesh -> in the world, for callers that draw with something else; one view.
+void place_gaussians(const RigTables& rig, const RigColumns& in, const float* frames, const RigPlaced& out,
+                     cudaStream_t stream);
+void place_backward(const RigTables& rig, const RigBackward& work, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace mien
