@@ -17,7 +17,8 @@ build_native() {
   local compiler=$1 package
   shift
   for package in diff-gaussian-rasterization simple-knn; do
-    cmake -S "$ROOT/submodules/$package" -B "$FOLDER/$package" -G Ninja -DCMAKE_CXX_COMPILER="$compiler" "$@" \
+    cmake -S "$ROOT/submodules/$package" -B "$FOLDER/$package" -G Ninja -DCMAKE_CXX_COMPILER="$compiler" \
+      -DMIEN_CUDA=OFF "$@" \
       >"$FOLDER/build.log" 2>&1 && ninja -C "$FOLDER/$package" >>"$FOLDER/build.log" 2>&1 \
       || { tail -20 "$FOLDER/build.log" >&2; fail 3 "$package: does not build with $compiler, see above."; }
   done

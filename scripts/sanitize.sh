@@ -31,7 +31,10 @@ cp "$FOLDER/diff-gaussian-rasterization/_native.so" "$FOLDER/site/diff_gaussian_
 cp "$FOLDER/simple-knn/_native.so" "$FOLDER/site/simple_knn"
 
 export PYTHONPATH=$FOLDER/site PYTHONDONTWRITEBYTECODE=1 OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1
-export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+export MIEN_EMULATION_SANITIZE=1 # the emulated device too: what compute-sanitizer's memcheck finds on a GPU, it finds here
+reports=log_path=$FOLDER/report # pytest would swallow them
+export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1:$reports
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:$reports
 cd "$ROOT"
 [ $# -gt 0 ] || set -- tests/engine
 status=0
@@ -39,4 +42,5 @@ for isa in $(instruction_sets); do
   echo "MIEN_ISA=$isa"
   MIEN_ISA=$isa LD_PRELOAD=$preload "$PYTHON" -m pytest -p no:cacheprovider "$@" || status=$?
 done
+cat "$FOLDER"/report.* 2>/dev/null || true
 exit "$status"

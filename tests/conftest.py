@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["MIEN_DEVICE"] = "cpu"  # what the tests expect of `--device auto` on a machine with a GPU too
 
 from pathlib import Path
 
 import pytest
 import torch
+
+from scripts.emulated_library import build
+from utils.errors import EnvironmentFault
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,3 +31,14 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"real inputs are not on this machine: {folder}/data does not exist (set MIEN_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def emulated_library() -> Path:
+    """The CUDA engine as a library for the CPU."""
+    try:
+        return build()
+    except EnvironmentFault as error:
+        if "not found" in str(error):
+            pytest.skip(str(error))
+        raise
