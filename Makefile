@@ -9,7 +9,7 @@ RUN := output/demo
 export OMP_WAIT_POLICY := PASSIVE
 export PYTHONUNBUFFERED := 1
 PACKAGES := ./submodules/diff-gaussian-rasterization ./submodules/simple-knn
-NATIVE := $(shell find submodules -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name 'CMakeLists.txt' -o -name 'pyproject.toml' \) -not -path '*/build/*')
+NATIVE := $(shell find submodules -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cmake' -o -name '*.py' -o -name 'CMakeLists.txt' -o -name 'pyproject.toml' \) -not -path '*/build/*')
 
 .PHONY: setup demo test torture lint clean
 
