@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +13,18 @@ import torch
 from torch import Tensor
 
 import train
-from flame_model import FlameAssets, FlameModel, load_flame
-from flame_model.posing import choose_posing, pose_in_torch, pose_natively
-from tests.flame_model import synthetic
+from flame_model import FlameModel, load_flame
+from flame_model.posing import NativePose, choose_posing, pose_in_torch
+from tests.engine.flame_moments import (
+    WIDTHS,
+    assert_agrees,
+    assets,
+    dynamic,
+    in_native,
+    moment,
+    poser,
+    weights_of,
+)
 from tests.scene import avatars
 from tests.tiny import write_tiny
 from utils.engine.build import load_run
@@ -26,74 +34,12 @@ native = pytest.importorskip("diff_gaussian_rasterization.flame", reason="the na
 library = pytest.importorskip("diff_gaussian_rasterization._library")
 
 ISAS = ("scalar", "avx2", "avx512")
-WIDTHS = {"expr": 12, "rotation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "translation": 3}
 PI = float(np.pi)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("flame")
-
-
-def assets(folder: Path, vertices: int = 40) -> FlameAssets:
-    path = folder / f"model{vertices}.pkl"
-    return load_flame(path if path.exists() else synthetic.write(path, synthetic.fields(vertices)))
-
-
-def moment(seed: int = 0, scale: float = 0.6, **widths: int) -> dict[str, Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    return {name: scale * torch.randn(width, generator=random) for name, width in (WIDTHS | widths).items()}
-
-
-def dynamic(vertices: int, seed: int = 7) -> Tensor:
-    return 0.01 * torch.randn(vertices, 3, generator=torch.Generator().manual_seed(seed))
-
-
-def poser(model: FlameModel, **changed: Any) -> Any:
-    identity = model.fold_identity(torch.linspace(-1, 1, 300))
-    arrays: dict[str, Any] = {
-        "rest": identity.planar, "joints": identity.joints, "basis": model.basis, "joint_basis": model.joint_basis,
-        "joint_regressor": model.joint_regressor, "weights": model.weights, "parents": model.parents,
-        "correctives": model.n_correctives,
-    }  # fmt: skip
-    return native.Poser(**(arrays | changed))
-
-
-def in_float64(facts: FlameAssets, p: dict[str, Tensor], weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    model = FlameModel(facts).double()
-    # The identity as float32 holds it, so that only posing is compared.
-    single = FlameModel(facts).fold_identity(torch.linspace(-1, 1, 300))
-    identity = replace(single, planar=single.planar.double(), joints=single.joints.double())
-    leaves = {name: value.detach().double().requires_grad_() for name, value in p.items()}
-    posed = model.posed(identity, **leaves)
-    gradients = torch.autograd.grad((weights.double() * posed).sum(), list(leaves.values()))
-    return posed.detach(), dict(zip(leaves, gradients, strict=True))
-
-
-def in_native(
-    posed_by: Any, p: dict[str, Tensor], weights: Tensor, threads: int = 1
-) -> tuple[Tensor, dict[str, Tensor]]:
-    leaves = {name: value.clone().requires_grad_() for name, value in p.items()}
-    posed = posed_by.pose(**leaves, threads=threads)
-    gradients = torch.autograd.grad(posed, list(leaves.values()), weights)
-    return posed.detach(), dict(zip(leaves, gradients, strict=True))
-
-
-def weights_of(vertices: int) -> Tensor:
-    return torch.randn(vertices, 3, generator=torch.Generator().manual_seed(1))
-
-
-def assert_agrees(facts: FlameAssets, p: dict[str, Tensor], weights: Tensor, relative: float = 2e-6) -> None:
-    """Every value within a part of the largest; gradients of a direction that does nothing are exact zeros."""
-    values, gradients = in_native(poser(FlameModel(facts)), p, weights)
-    exact_values, exact_gradients = in_float64(facts, p, weights)
-    assert (values.double() - exact_values).abs().max() <= 1e-6 * max(1.0, float(exact_values.abs().max()))
-    assert gradients.keys() == p.keys()
-    for name, exact in exact_gradients.items():
-        found = gradients[name]
-        assert found.shape == p[name].shape and bool(torch.isfinite(found).all()), name
-        if exact.numel():
-            assert (found.double() - exact).abs().max() <= relative * exact.abs().max(), name
 
 
 @pytest.fixture(params=ISAS)
@@ -311,7 +257,7 @@ def test_a_diverged_parameter_is_named_with_its_timestep(folder: Path) -> None:
     model = FlameModel(assets(folder))
     tables = {name: torch.stack([value, value]) for name, value in moment(14).items()}
     tables["jaw_pose"][1, 2] = float("nan")
-    pose = pose_natively(model, model.fold_identity(torch.ones(300)))
+    pose = NativePose(model, model.fold_identity(torch.ones(300)))
     assert pose(tables, 0, 1).isfinite().all()
     with pytest.raises(NumericalFault, match="flame: timestep 1: jaw_pose: value 2 is not finite"):
         pose(tables, 1, 1)

@@ -274,7 +274,10 @@ def test_the_choice_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     placed, expected = (each(Mesh(vertices, faces), binding, by_name) for each in (place, place_in_torch))
     for name in native.Placed._fields:
         torch.testing.assert_close(getattr(placed, name), getattr(expected, name), rtol=1e-4, atol=1e-4)
-    assert choose_placement("cuda", 1) == (place_in_torch, "rig: PyTorch")
+    chosen, note = choose_placement("meta", 1)
+    assert chosen is place_in_torch and note.endswith(
+        "(the native kernel can't be used: there are no kernels for meta)"
+    )
     monkeypatch.setattr("scene.placement.NATIVE", "no_such_package.rig")
     chosen, note = choose_placement("cpu", 1)
     assert chosen is place_in_torch and note.startswith("rig: PyTorch (the native kernel can't be used: ")

@@ -1,4 +1,4 @@
-"""A differentiable rasteriser of 3D Gaussians for the CPU.
+"""A differentiable rasteriser of 3D Gaussians for the CPU and for CUDA; the tensors' device decides.
 
 `rasterize` is the full interface, `rasterize_rigged` the one for Gaussians on a mesh; `GaussianRasterizationSettings`
 and `GaussianRasterizer` are the one that projects know under this name.

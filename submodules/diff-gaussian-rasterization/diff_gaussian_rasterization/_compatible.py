@@ -41,8 +41,8 @@ class GaussianRasterizationSettings(NamedTuple):
 class GaussianRasterizer(nn.Module):
     """Draws Gaussians with the rules of diff-gaussian-rasterization; gradients to the Gaussians, none to the settings.
 
-    Two deliberate differences: where the clamp inside the Jacobian acts (far outside the picture), its true
-    derivative is used; and the tensors are on the CPU.
+    One deliberate difference: where the clamp inside the Jacobian acts (far outside the picture), its true derivative
+    is used. The tensors are on the CPU or on one GPU; the settings' own may be elsewhere.
     """
 
     def __init__(self, raster_settings: GaussianRasterizationSettings) -> None:
@@ -93,17 +93,26 @@ class GaussianRasterizer(nn.Module):
             shs = torch.cat((dc, shs), dim=1)
         n = means3D.shape[0]
         splats = {
-            "means": check_tensor("means3D", means3D, (n, 3)),
-            "opacities": check_tensor("opacities", opacities.reshape(-1), (n,)),
-            "sh": None if shs is None else check_tensor("shs", shs, (n, "K", 3)),
-            "colors": None if colors_precomp is None else check_tensor("colors_precomp", colors_precomp, (n, 3)),
-            "covariances": None if cov3D_precomp is None else check_tensor("cov3D_precomp", cov3D_precomp, (n, 6)),
-            "quats": None if rotations is None else check_tensor("rotations", rotations, (n, 4)),
-            "scales": None if scales is None else check_tensor("scales", scales, (n, 3)) * settings.scale_modifier,
-            "screen_offsets": None if means2D is None else _gradient_only(check_tensor("means2D", means2D, (n, 3))),
+            "means": check_tensor("means3D", means3D, (n, 3), means3D),
+            "opacities": check_tensor("opacities", opacities.reshape(-1), (n,), means3D),
+            "sh": None if shs is None else check_tensor("shs", shs, (n, "K", 3), means3D),
+            "colors": None
+            if colors_precomp is None
+            else check_tensor("colors_precomp", colors_precomp, (n, 3), means3D),
+            "covariances": None
+            if cov3D_precomp is None
+            else check_tensor("cov3D_precomp", cov3D_precomp, (n, 6), means3D),
+            "quats": None if rotations is None else check_tensor("rotations", rotations, (n, 4), means3D),
+            "scales": None
+            if scales is None
+            else check_tensor("scales", scales, (n, 3), means3D) * settings.scale_modifier,
+            "screen_offsets": None
+            if means2D is None
+            else _gradient_only(check_tensor("means2D", means2D, (n, 3), means3D)),
         }
-        tensors = {**splats, **_camera(settings)}
-        image, _, _, radii = rasterize_tensors(_picture(settings), tensors, _plain(settings.campos))
+        tensors = {**splats, **_camera(settings, means3D.device)}
+        centre = _plain(settings.campos, means3D.device)
+        image, _, _, radii = rasterize_tensors(_picture(settings), tensors, centre)
         return image, radii
 
 
@@ -112,8 +121,8 @@ def _gradient_only(means2d: Tensor) -> Tensor:
     return (xy - xy.detach()).contiguous()
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32).contiguous()
+def _plain(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.detach().to(device, torch.float32).contiguous()
 
 
 def _picture(settings: GaussianRasterizationSettings) -> Picture:
@@ -126,17 +135,16 @@ def _picture(settings: GaussianRasterizationSettings) -> Picture:
     return Picture(*size, near, _FAR, int(settings.sh_degree), rules, thread_count(None), with_depth=False)
 
 
-def _camera(settings: GaussianRasterizationSettings) -> dict[str, Tensor]:
+def _camera(settings: GaussianRasterizationSettings, device: torch.device) -> dict[str, Tensor]:
     """The camera's tensors by name. The principal point is in projmatrix alone."""
-    view = _plain(settings.viewmatrix).T.contiguous()
+    view = _plain(settings.viewmatrix, device).T.contiguous()
     width, height = settings.image_width, settings.image_height
-    projection = (
-        settings.projmatrix.detach().double().T @ torch.linalg.inv(settings.viewmatrix.detach().double().T)
-    ).tolist()
+    matrices = torch.stack((settings.projmatrix.detach(), settings.viewmatrix.detach())).cpu().double()
+    projection = (matrices[0].T @ torch.linalg.inv(matrices[1].T)).tolist()
     fx, fy = width / (2 * settings.tanfovx), height / (2 * settings.tanfovy)
     for name, found, wanted in (("x", projection[0][0] * width / 2, fx), ("y", projection[1][1] * height / 2, fy)):
         if abs(found - wanted) > _AGREEMENT * wanted:
             raise ValueError(f"projmatrix has focal length {name} {found:.6g} pixels, tanfov{name} says {wanted:.6g}")
     cx, cy = (projection[0][2] + 1) * width / 2, (projection[1][2] + 1) * height / 2
-    intrinsics = torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-    return {"world_to_camera": view, "intrinsics": intrinsics, "background": _plain(settings.bg)}
+    intrinsics = torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], device=device)
+    return {"world_to_camera": view, "intrinsics": intrinsics, "background": _plain(settings.bg, device)}

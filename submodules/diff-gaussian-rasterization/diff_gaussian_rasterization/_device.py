@@ -56,6 +56,20 @@ def device_library() -> ctypes.CDLL:
     return native
 
 
+def usable(where: Tensor | torch.device | str) -> str | None:
+    """Why this package can't work on a device, or on that of a tensor; None if it can."""
+    device = where.device if isinstance(where, Tensor) else torch.device(where)
+    if device.type == "cpu":
+        return None
+    if device.type != "cuda":
+        return f"there are no kernels for {device.type}"
+    try:
+        device_library()
+    except ImportError as error:
+        return str(error)
+    return None
+
+
 def on_device(tensor: Tensor) -> bool:
     """Whether work on this tensor is the CUDA engine's; else it is the CPU kernels'."""
     return tensor.is_cuda or (_emulated is not None and tensor.is_cpu)

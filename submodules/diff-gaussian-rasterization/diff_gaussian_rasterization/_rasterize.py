@@ -39,8 +39,12 @@ class Mount(NamedTuple):
 NAMES = (*SPLAT_TENSORS, "vertices", "world_to_camera", "intrinsics", "background")
 
 
-def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> Tensor:
-    """A contiguous float32 CPU tensor of the given shape (strings stand for any size).
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...], like: Tensor | None = None) -> Tensor:
+    """A contiguous float32 tensor of the given shape (strings stand for any size).
+
+    Args:
+        like: the tensor must be on this one's device; on the CPU if there is none. A tensor like itself may be on the
+            CPU or on a GPU.
 
     Raises:
         ValueError: it is something else.
@@ -55,8 +59,11 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int | str, ...]) -> Ten
         raise ValueError(f"{name} must have shape {wanted}, got {list(tensor.shape)}")
     if tensor.dtype != torch.float32:
         raise ValueError(f"{name} must have dtype torch.float32, got {tensor.dtype}")
-    if not tensor.is_cpu:
-        raise ValueError(f"{name} must be on the CPU, got {tensor.device}")
+    if like is tensor and not (tensor.is_cpu or tensor.is_cuda):
+        raise ValueError(f"{name} must be on the CPU or on a GPU, got {tensor.device}")
+    if (tensor.device != like.device) if isinstance(like, Tensor) else not tensor.is_cpu:
+        place = "the CPU" if like is None or like.is_cpu else like.device
+        raise ValueError(f"{name} must be on {place}, got {tensor.device}")
     return tensor.contiguous()
 
 
@@ -98,25 +105,24 @@ def _inputs(picture: Picture, tensors: dict[str, Tensor | None], mount: Mount | 
 
 
 class _Rasterize(torch.autograd.Function):
-    """Arguments: picture, centre, mount, then the tensors of NAMES."""
+    """Arguments: picture, centre, mount, whether a backward pass may come, then the tensors of NAMES."""
 
     @staticmethod
     def forward(
-        ctx: Any, picture: Picture, centre: Tensor | None, mount: Mount | None, *tensors: Any
+        ctx: Any, picture: Picture, centre: Tensor | None, mount: Mount | None, keep: bool, *tensors: Any
     ) -> tuple[Tensor | None, ...]:
         named = dict(zip(NAMES, tensors, strict=True))
-        inputs = _inputs(picture, named, mount)
-        image = torch.empty(3, picture.height, picture.width)
-        alpha = torch.empty(1, picture.height, picture.width)
+        inputs, means = _inputs(picture, named, mount), named["means"]
+        image = means.new_empty(3, picture.height, picture.width)
+        alpha = means.new_empty(1, picture.height, picture.width)
         depth = torch.empty_like(alpha) if picture.with_depth else None
-        radii = torch.empty(inputs.count, dtype=torch.int32)
+        radii = means.new_empty(inputs.count, dtype=torch.int32)
         outputs = _calls.PictureOutputs(*(address(tensor) for tensor in (image, alpha, depth, radii)))
-        lease = Workspace.take()
-        settings = _settings(picture, named, centre)
-        _calls.call("mien_rasterize_forward", lease.workspace, settings, inputs, outputs, threads=picture.threads)
+        lease = Workspace.take(means)
+        _calls.draw(lease.workspace, _settings(picture, named, centre), inputs, outputs, picture.threads, keep)
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
-        if any(ctx.needs_input_grad):
+        if keep:
             ctx.save_for_backward(image, depth, centre, *tensors)
             ctx.picture, ctx.mount, ctx.lease = picture, mount, lease
         return image, alpha, depth, radii
@@ -130,7 +136,7 @@ class _Rasterize(torch.autograd.Function):
         picture: Picture = ctx.picture
         lease: Lease = ctx.lease
         named = dict(zip(NAMES, tensors, strict=True))
-        wanted = dict(zip(NAMES, ctx.needs_input_grad[3:], strict=True))
+        wanted = dict(zip(NAMES, ctx.needs_input_grad[4:], strict=True))
         wanted["world_to_camera"] = wanted["intrinsics"] = wanted["world_to_camera"] or wanted["intrinsics"]
         gradients = {
             name: torch.empty_like(tensor) if wanted[name] and tensor is not None else None
@@ -142,10 +148,8 @@ class _Rasterize(torch.autograd.Function):
         pictures = _calls.PictureInputs(*(address(tensor) for tensor in (g_image, g_alpha, g_depth, image, depth)))
         outputs = _calls.AllGradients(**{name: address(tensor) for name, tensor in gradients.items()})
         inputs, settings = _inputs(picture, named, ctx.mount), _settings(picture, named, centre)
-        _calls.call(
-            "mien_rasterize_backward", lease.workspace, settings, inputs, pictures, outputs, threads=picture.threads
-        )
-        return None, None, None, *gradients.values()
+        _calls.draw_backward(lease.workspace, settings, inputs, pictures, outputs, picture.threads)
+        return None, None, None, None, *gradients.values()
 
 
 def rasterize_tensors(
@@ -155,7 +159,9 @@ def rasterize_tensors(
     mount: Mount | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """Draw checked tensors, by their name in NAMES; those that are not given are None."""
-    return _Rasterize.apply(picture, centre, mount, *(tensors.get(name) for name in NAMES))  # type: ignore[return-value]
+    ordered = [tensors.get(name) for name in NAMES]
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in ordered)
+    return _Rasterize.apply(picture, centre, mount, keep, *ordered)  # type: ignore[return-value]
 
 
 @functools.lru_cache(maxsize=64)
@@ -186,11 +192,11 @@ def _checked_splats(
     means, quats, scales, opacities, sh = tensors
     count = means.shape[0] if isinstance(means, Tensor) and means.dim() > 0 else 0
     splats: dict[str, Tensor | None] = {
-        "means": check_tensor("means", means, (count, 3)),
-        "quats": check_tensor("quats", quats, (count, 4)),
-        "scales": check_tensor("scales", scales, (count, 3)),
-        "opacities": check_tensor("opacities", opacities, (count,)),
-        "sh": check_tensor("sh", sh, (count, "K", 3)),
+        "means": check_tensor("means", means, (count, 3), means),
+        "quats": check_tensor("quats", quats, (count, 4), means),
+        "scales": check_tensor("scales", scales, (count, 3), means),
+        "opacities": check_tensor("opacities", opacities, (count,), means),
+        "sh": check_tensor("sh", sh, (count, "K", 3), means),
     }
     needed = (sh_degree + 1) ** 2
     if sh.shape[1] < needed:
@@ -198,7 +204,7 @@ def _checked_splats(
             f"sh must have shape [{count}, >= {needed}, 3] for sh_degree {sh_degree}, got {list(sh.shape)}"
         )
     if screen_offsets is not None:
-        splats["screen_offsets"] = check_tensor("screen_offsets", screen_offsets, (count, 2))
+        splats["screen_offsets"] = check_tensor("screen_offsets", screen_offsets, (count, 2), means)
     return splats
 
 
@@ -223,9 +229,11 @@ def rasterize(  # noqa: PLR0913
     rules: str | Rules = "ours",
     threads: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Draw 3D Gaussians (Kerbl et al., 3D Gaussian Splatting, 2023) on the CPU.
+    """Draw 3D Gaussians (Kerbl et al., 3D Gaussian Splatting, 2023).
 
-    All tensors are float32 on the CPU; gradients flow to every one of them. The result does not depend on `threads`.
+    All tensors are float32, on the CPU or on one GPU; gradients flow to every one of them. The same input gives the
+    same bits; on the CPU they don't depend on `threads`. On a GPU, forward waits once for the number of tiles that the
+    splats reach; nothing else waits.
 
     Args:
         means: [N, 3] world space.
@@ -241,28 +249,30 @@ def rasterize(  # noqa: PLR0913
         covariances: [N, 6] xx xy xz yy yz zz, used instead of quats and scales (which then get no gradient).
         with_depth: False leaves the depth out, which saves time.
         rules: "ours", "dgr" (diff-gaussian-rasterization), "gsplat15", or a `Rules`.
-        threads: None for the environment variable MIEN_THREADS, else the number of usable CPUs.
+        threads: of the CPU; None for the environment variable MIEN_THREADS, else the number of usable CPUs.
 
     Returns:
         image [3, H, W] over the background, alpha [1, H, W], depth [1, H, W] (sum of weight * camera z) or None, and
         radii [N] int32: three standard deviations of the longer axis in pixels, rounded up; 0 if not drawn.
 
     Raises:
-        NonFiniteError: NaN or infinity; names the tensor and the first row.
+        NonFiniteError: NaN or infinity; names the tensor and the first row. A GPU does not look at coefficients beyond
+            sh_degree.
         ValueError: a tensor of another shape, dtype or device, or an option out of range.
+        MemoryError: too little memory on the GPU; says how much was asked for, and for how many Gaussians.
     """
     picture = checked_picture((width, height), (near, far), sh_degree, rules, thread_count(threads), bool(with_depth))
     splats = _checked_splats((means, quats, scales, opacities, sh), screen_offsets, sh_degree)
     if covariances is not None:
-        splats["covariances"] = check_tensor("covariances", covariances, (means.shape[0], 6))
+        splats["covariances"] = check_tensor("covariances", covariances, (means.shape[0], 6), means)
         splats["quats"] = splats["scales"] = None
-    return rasterize_tensors(picture, {**splats, **checked_camera(world_to_camera, intrinsics, background)})
+    return rasterize_tensors(picture, {**splats, **checked_camera(world_to_camera, intrinsics, background, means)})
 
 
-def checked_camera(world_to_camera: Tensor, intrinsics: Tensor, background: Tensor) -> dict[str, Tensor]:
+def checked_camera(world_to_camera: Tensor, intrinsics: Tensor, background: Tensor, means: Tensor) -> dict[str, Tensor]:
     """What a picture needs beside its splats, by name."""
     return {
-        "world_to_camera": check_tensor("world_to_camera", world_to_camera, (4, 4)),
-        "intrinsics": check_tensor("intrinsics", intrinsics, (3, 3)),
-        "background": check_tensor("background", background, (3,)),
+        "world_to_camera": check_tensor("world_to_camera", world_to_camera, (4, 4), means),
+        "intrinsics": check_tensor("intrinsics", intrinsics, (3, 3), means),
+        "background": check_tensor("background", background, (3,), means),
     }

@@ -37,8 +37,8 @@ def rasterize_rigged(  # noqa: PLR0913
     """Draw Gaussians that ride on the triangles of a mesh: `FaceRig.place` and `rasterize` in one, without the
     splats in the world that lie between them.
 
-    All tensors are float32 on the CPU (`binding` int64); gradients flow to all of them but `binding`. The result does
-    not depend on `threads`.
+    All tensors are float32, on the CPU or on one GPU (`binding` int64, on either); gradients flow to all of them but
+    `binding`. The same input gives the same bits, as of `rasterize`.
 
     Args:
         rig: the mesh's triangles.
@@ -55,29 +55,31 @@ def rasterize_rigged(  # noqa: PLR0913
     Raises:
         NonFiniteError: NaN or infinity; names the tensor and the first row.
         ValueError: a tensor of another shape, dtype or device, a face that is not there, or an option out of range.
+        MemoryError: too little memory on the GPU; says how much was asked for, and for how many Gaussians.
     """
     picture = checked_picture((width, height), (near, far), sh_degree, rules, thread_count(threads), bool(with_depth))
-    mount = Mount(rig.mesh, rig.bind(binding))
+    posed = check_tensor("vertices", vertices, (rig.n_vertices, 3), vertices)
+    mount = Mount(rig.mesh_near(posed), rig.bind(binding, posed))
     columns = (means, quats, scales_log, opacity_logit, sh0, shN)
     tensors: dict[str, Tensor | None] = {
-        "vertices": check_tensor("vertices", vertices, (rig.n_vertices, 3)),
-        **_checked_columns(binding.shape[0], columns, sh_degree),
-        **checked_camera(world_to_camera, intrinsics, background),
+        "vertices": posed,
+        **_checked_columns(binding.shape[0], columns, sh_degree, posed),
+        **checked_camera(world_to_camera, intrinsics, background, posed),
     }
     if screen_offsets is not None:
-        tensors["screen_offsets"] = check_tensor("screen_offsets", screen_offsets, (binding.shape[0], 2))
+        tensors["screen_offsets"] = check_tensor("screen_offsets", screen_offsets, (binding.shape[0], 2), posed)
     return rasterize_tensors(picture, tensors, mount=mount)
 
 
-def _checked_columns(count: int, columns: tuple[Tensor, ...], sh_degree: int) -> dict[str, Tensor]:
+def _checked_columns(count: int, columns: tuple[Tensor, ...], sh_degree: int, like: Tensor) -> dict[str, Tensor]:
     means, quats, scales_log, opacity_logit, sh0, higher = columns
     checked = {
-        "means": check_tensor("means", means, (count, 3)),
-        "quats": check_tensor("quats", quats, (count, 4)),
-        "scales": check_tensor("scales_log", scales_log, (count, 3)),
-        "opacities": check_tensor("opacity_logit", opacity_logit, (count,)),
-        "sh0": check_tensor("sh0", sh0, (count, 1, 3)),
-        "sh": check_tensor("shN", higher, (count, "K - 1", 3)),
+        "means": check_tensor("means", means, (count, 3), like),
+        "quats": check_tensor("quats", quats, (count, 4), like),
+        "scales": check_tensor("scales_log", scales_log, (count, 3), like),
+        "opacities": check_tensor("opacity_logit", opacity_logit, (count,), like),
+        "sh0": check_tensor("sh0", sh0, (count, 1, 3), like),
+        "sh": check_tensor("shN", higher, (count, "K - 1", 3), like),
     }
     least = (sh_degree + 1) ** 2 - 1
     if higher.shape[1] < least:

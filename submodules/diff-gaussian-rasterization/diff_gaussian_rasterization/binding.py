@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int64, c_void_p
+from ctypes import c_bool, c_float, c_int32, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ._calls import address
-from ._library import check, library, thread_count
+from ._device import device_call, device_library, on_device
+from ._library import check, check_with, library, thread_count
 from ._rasterize import check_tensor
 
 
@@ -22,6 +23,19 @@ class _Limits(ctypes.Structure):
         *[(name, c_void_p) for name in ("means", "scales", "radii")],
         *[(name, c_float) for name in ("threshold_xyz", "threshold_scale", "weight_xyz", "weight_scale")],
         *[(name, c_void_p) for name in ("g_means", "g_scales")],
+    ]
+
+
+class _DeviceLimits(ctypes.Structure):
+    """Mirrors LimitTables of csrc/cuda/pieces.h."""
+
+    _fields_ = [
+        ("limits", _Limits),
+        ("count", c_int64),
+        *[(name, c_bool) for name in ("logarithmic", "accumulate")],
+        *[(name, c_void_p) for name in ("scratch", "sums")],
+        ("views", c_int32),
+        *[(name, c_void_p * 2) for name in ("values", "factors")],
     ]
 
 
@@ -39,24 +53,28 @@ def binding_limits(
         xyz    weights[0] * max(|mean| - thresholds[0], 0)
         scale  weights[1] * |max(scale - thresholds[1], 0)|, the maximum per axis
     The derivative at a threshold is 0. Same bits for any thread count. A limit of weight 0 is not computed.
+    Nothing is read back from a GPU.
 
     Args:
-        means, scales: [N, 3] float32 on the CPU, in triangle scales.
-        radii: [N] int32 on the CPU, 0 = not drawn.
-        threads: None = one per usable CPU.
+        means, scales: [N, 3] float32 on the CPU or on one GPU, in triangle scales.
+        radii: [N] int32 beside them, 0 = not drawn.
+        threads: on the CPU; None = one per usable CPU.
 
     Returns:
         xyz and scale, two 0-dim float32 tensors, differentiable with respect to means and scales.
 
     Raises:
         ValueError: wrong type, shape or device; names the argument.
+        ImportError: the tensors are on a GPU, for which this package was not built.
     """
-    means = check_tensor("means", means, ("N", 3))
-    scales = check_tensor("scales", scales, (means.shape[0], 3))
-    if not isinstance(radii, Tensor) or radii.dtype != torch.int32 or not radii.is_cpu:
-        raise ValueError("radii must be an int32 tensor on the CPU")
+    means = check_tensor("means", means, ("N", 3), like=means)
+    scales = check_tensor("scales", scales, (means.shape[0], 3), like=means)
+    if not isinstance(radii, Tensor) or radii.dtype != torch.int32 or radii.device != means.device:
+        raise ValueError(f"radii must be an int32 tensor on {'the CPU' if means.is_cpu else means.device}")
     if radii.shape != means.shape[:1]:
         raise ValueError(f"radii must have shape [{means.shape[0]}], got {list(radii.shape)}")
+    if on_device(means):
+        return _DeviceBindingLimits.apply(means, scales, radii.contiguous(), thresholds, weights)
     return _BindingLimits.apply(means, scales, radii.contiguous(), thresholds, weights, thread_count(threads))
 
 
@@ -87,6 +105,60 @@ class _BindingLimits(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         return *map(_scaled, ctx.saved_tensors, grads), None, None, None, None
+
+
+class _DeviceBindingLimits(torch.autograd.Function):
+    """Forward keeps how many are drawn; backward writes the gradients, and reads its factors there."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        means: Tensor,
+        scales: Tensor,
+        radii: Tensor,
+        thresholds: tuple[float, float],
+        weights: tuple[float, float],
+    ) -> tuple[Tensor, Tensor]:
+        xyz, scale = means.new_empty(()), means.new_empty(())
+        native, floats = device_library(), c_int64()
+        check_with(native, native.mien_cuda_binding_scratch(c_int64(radii.shape[0]), 1, ctypes.byref(floats)))
+        scratch = means.new_empty(floats.value)
+        tables = _device_limits(means, scales, radii, scratch, thresholds, weights)
+        tables.values[:] = xyz.data_ptr(), scale.data_ptr()
+        device_call("binding_limits", ctypes.byref(tables), near=means)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(means, scales, radii, scratch)
+        ctx.options = (thresholds, weights)
+        return xyz, scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *factors: Tensor | None) -> tuple[Tensor | None, ...]:
+        means, scales, radii, scratch = ctx.saved_tensors
+        gradients = [
+            torch.empty_like(tensor) if needed and weight and factor is not None else None
+            for tensor, needed, weight, factor in zip(
+                (means, scales), ctx.needs_input_grad[:2], ctx.options[1], factors, strict=True
+            )
+        ]
+        tables = _device_limits(means, scales, radii, scratch, *ctx.options)
+        tables.limits.g_means, tables.limits.g_scales = map(address, gradients)
+        tables.factors[:] = [address(factor) for factor in factors]
+        device_call("binding_gradients", ctypes.byref(tables), near=means)
+        return *gradients, None, None, None
+
+
+def _device_limits(
+    means: Tensor,
+    scales: Tensor,
+    radii: Tensor,
+    scratch: Tensor,
+    thresholds: tuple[float, float],
+    weights: tuple[float, float],
+) -> _DeviceLimits:
+    inputs = [tensor if weight else None for tensor, weight in zip((means, scales), weights, strict=True)]
+    limits = _Limits(*map(address, inputs), address(radii), *thresholds, *weights)
+    return _DeviceLimits(limits, radii.shape[0], scratch=address(scratch), views=1)
 
 
 def _scaled(gradient: Tensor | None, factor: Tensor | None) -> Tensor | None:
