@@ -43,9 +43,13 @@ class Strategy(Protocol):
 
     pruned: int  # Gaussians removed so far
     note: str  # a line for the log
+    looks: bool  # whether `observe` wants pictures
+    statistics: dict[str, Tensor]  # [N] sums since the last round: gradient, seen, radius and perhaps influence
 
     def start(self, avatar: GaussianModel) -> None: ...
+    def observes(self, step: int) -> bool: ...  # whether a step is added to the statistics
     def observe(self, step: int, avatar: GaussianModel, drawn: Sequence[Drawn]) -> None: ...
+    def edits(self, step: int) -> bool: ...  # whether `refine` reads or changes anything after a step
     def refine(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None: ...
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
@@ -54,9 +58,17 @@ class Strategy(Protocol):
 class NoDensification:
     """The rows stay as they are: one Gaussian per face, or whatever was loaded."""
 
-    pruned, note = 0, "densification: none"
+    pruned, note, looks = 0, "densification: none", False
 
-    def __init__(self, *_: object) -> None: ...
+    def __init__(self, *_: object) -> None:
+        self.statistics: dict[str, Tensor] = {}
+
+    def observes(self, step: int) -> bool:
+        return False
+
+    def edits(self, step: int) -> bool:
+        return False
+
     def start(self, avatar: GaussianModel) -> None: ...
     def observe(self, step: int, avatar: GaussianModel, drawn: Sequence[Drawn]) -> None: ...
     def refine(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None: ...

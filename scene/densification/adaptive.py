@@ -64,6 +64,7 @@ class AdaptiveStrategy(GradientStrategy):
         """
         if not self.statistics:
             self.policy, self.uniform = build_policy(self.options, avatar.rig), len(avatar)
+            self.looks = self.policy.looks
         super().start(avatar)
         self.statistics["influence"] = torch.zeros_like(self.statistics["gradient"])
         self.policy.start()

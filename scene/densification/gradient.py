@@ -15,7 +15,7 @@ from utils.contracts import Drawn
 from utils.maths.random import generator
 from utils.maths.rotations import quaternion_to_matrix
 
-NATIVE = "diff_gaussian_rasterization.statistics"
+NATIVE, AVAILABLE = "diff_gaussian_rasterization.statistics", "diff_gaussian_rasterization._device"
 AddView = Callable[[Tensor, Tensor, float, Tensor, Tensor, Tensor], None]
 SPLIT_INTO = 2
 SPLIT_SHRINK = 0.8 * SPLIT_INTO  # 3DGS: children are 1.6 times smaller
@@ -46,6 +46,7 @@ class GradientStrategy:
 
     def __init__(self, options: GradientOptions, iterations: int, extent: float, seed: int, white: bool) -> None:
         self.options, self.extent, self.seed, self.white = options, extent, seed, white
+        self.looks = False  # whether `observe` wants pictures
         self.first = derived(options.densify_from_iter, iterations, 0.10)
         self.last = derived(options.densify_until_iter, iterations, 0.60)
         self.interval = max(1, derived(options.densification_interval, iterations, 0.03))
@@ -58,24 +59,38 @@ class GradientStrategy:
         zero = torch.zeros(len(avatar), device=avatar.binding.device)
         self.statistics = {name: zero.clone() for name in ("gradient", "seen", "radius")}
 
+    def observes(self, step: int) -> bool:
+        """Whether this step's views are added to the statistics."""
+        return step < self.last
+
     def observe(self, step: int, avatar: GaussianModel, drawn: Sequence[Drawn]) -> None:
         """Add the screen gradients of a step's views; call after backward. The loss was the mean over the views."""
-        if step >= self.last:
+        if not self.observes(step):
             return
         gradient, seen, radius = (self.statistics[name] for name in ("gradient", "seen", "radius"))
-        add = self.native if self.native is not None and gradient.device.type == "cpu" else add_view
+        add = self.native if self.native is not None and why_not_on(gradient.device) is None else add_view
         for rendered in (view.rendered for view in drawn):
             if rendered.screen_offsets.grad is not None:
                 add(rendered.screen_offsets.grad, rendered.radii, float(len(drawn)), gradient, seen, radius)
 
     def refine(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None:
         """Add and remove Gaussians when a round is due; call after the optimiser's step."""
-        if self.first < step < self.last and step % self.interval == 0:
+        if self.round_due(step):
             self.round(step, avatar, optimiser)
             self.start(avatar)
-        every = self.options.opacity_reset_interval
-        if step < self.last and every > 0 and (step % every == 0 or (self.white and step == self.first)):
+        if self.reset_due(step):
             self.reset_opacity(avatar, optimiser)
+
+    def round_due(self, step: int) -> bool:
+        return self.first < step < self.last and step % self.interval == 0
+
+    def reset_due(self, step: int) -> bool:
+        every = self.options.opacity_reset_interval
+        return step < self.last and every > 0 and (step % every == 0 or (self.white and step == self.first))
+
+    def edits(self, step: int) -> bool:
+        """Whether `refine` reads or changes anything after this step."""
+        return self.round_due(step) or self.reset_due(step)
 
     def round(self, step: int, avatar: GaussianModel, optimiser: Moments) -> None:
         """Add and then remove Gaussians."""
@@ -160,11 +175,18 @@ class GradientStrategy:
 
 
 def native_statistics() -> tuple[AddView | None, str]:
-    """`add_view` for Gaussians on the CPU in native code, or None; and a line for the log."""
+    """`add_view` in native code, or None; and a line for the log."""
     try:
-        return importlib.import_module(NATIVE).add_view, "screen gradients: native kernel on the CPU"
+        native = importlib.import_module(NATIVE).add_view
     except (ImportError, OSError) as error:
         return None, f"screen gradients: PyTorch (the native kernel can't be used: {error})"
+    where = "" if why_not_on("cuda") is None else " on the CPU, PyTorch on a GPU"
+    return native, f"screen gradients: native kernel{where}"
+
+
+def why_not_on(device: torch.device | str) -> str | None:
+    """Why the native kernel, which is installed, can't work on a device; None if it can."""
+    return importlib.import_module(AVAILABLE).usable(device)
 
 
 def add_view(

@@ -14,7 +14,7 @@ from utils.contracts import Terms
 from utils.errors import NumericalFault
 from utils.maths.table_rows import stored_values
 
-NATIVE = "diff_gaussian_rasterization.statistics"
+NATIVE, AVAILABLE = "diff_gaussian_rasterization.statistics", "diff_gaussian_rasterization._device"
 POLL_EVERY = 50  # steps between looks at the device flag
 
 
@@ -28,7 +28,7 @@ class FiniteGuard:
         deferred: True for devices whose values should not be read every step.
         debug_from: from this step on look every step on a GPU too; negative: never.
         save: called with the last good step before a fault raises, while the state is still that step's.
-        threads: of the native kernel that looks at gradients on the CPU.
+        threads: of the native kernel on the CPU.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class FiniteGuard:
         self.first_bad: Tensor | None = None  # 0-dim int64: the first bad step, 0 = none
         self.bad_terms: dict[str, Tensor] = {}
         self.recent: dict[int, str] = {}
+        self.watch: Callable[[], None] = lambda: None  # asked at every poll: whoever else knows how the steps went
 
     def check(self, step: int, view: str, terms: Terms, parameters: Mapping[str, Tensor]) -> Tensor | None:
         """Call between backward and the update.
@@ -70,9 +71,7 @@ class FiniteGuard:
 
     def note(self, step: int, view: str, terms: Terms, gradients: Mapping[str, Tensor]) -> Tensor:
         """Fold this step into the device flags without reading them, except every POLL_EVERY steps."""
-        fine = terms.total.detach().isfinite()
-        for gradient in gradients.values():
-            fine = fine & gradient.square().isfinite().all()
+        fine = terms.total.detach().isfinite() & self.all_fine(gradients.values())
         if self.healthy is None or self.first_bad is None:
             self.healthy, self.first_bad = torch.ones_like(fine), torch.zeros_like(fine, dtype=torch.int64)
         newly = self.healthy & ~fine
@@ -102,6 +101,7 @@ class FiniteGuard:
         Args:
             parameters: looked at as well, before they are saved: a value may be infinite behind a finite activation.
         """
+        self.watch()
         if self.first_bad is not None and (first := int(self.first_bad)):
             bad = [f"loss term {name}" for name, flag in self.bad_terms.items() if bool(flag)] or ["a gradient"]
             raise NumericalFault(fault_line(first, self.recent[first], bad))
@@ -114,22 +114,33 @@ class FiniteGuard:
                                      "checkpoint is good")  # fmt: skip
 
 
-def choose_check(deferred: bool, threads: int | None) -> tuple[Callable[[Iterable[Tensor]], bool], str]:
-    """How gradients are looked at each step, and a line for the log: in native code on the CPU, by PyTorch elsewhere.
+def choose_check(deferred: bool, threads: int | None) -> tuple[Callable[[Iterable[Tensor]], bool | Tensor], str]:
+    """How gradients are looked at each step, in native code or by PyTorch, and a line for the log.
 
-    Adam squares gradients: one whose square overflows would freeze its parameter for ever.
+    Adam squares gradients: one whose square overflows would freeze its parameter for ever. Where looking is deferred,
+    the answer stays on the device.
     """
-    if deferred:
-        return sums_of_squares_finite, "gradient check: PyTorch"
     try:
         squares_finite = importlib.import_module(NATIVE).squares_finite
+        why = importlib.import_module(AVAILABLE).usable("cuda" if deferred else "cpu")
     except (ImportError, OSError) as error:
-        return sums_of_squares_finite, f"gradient check: PyTorch (the native kernel can't be used: {error})"
+        squares_finite, why = None, str(error)
+    if squares_finite is None or why is not None:
+        plain = squares_finite_on_device if deferred else sums_of_squares_finite
+        return plain, f"gradient check: PyTorch (the native kernel can't be used: {why})"
 
-    def check(gradients: Iterable[Tensor]) -> bool:
+    def check(gradients: Iterable[Tensor]) -> bool | Tensor:
         return squares_finite(list(gradients), threads)
 
     return check, "gradient check: native kernel"
+
+
+def squares_finite_on_device(gradients: Iterable[Tensor]) -> bool | Tensor:
+    """Whether the square of every value is finite, 0-dim bool."""
+    fine: bool | Tensor = True
+    for gradient in gradients:
+        fine = gradient.square().isfinite().all() & fine
+    return fine
 
 
 def sums_of_squares_finite(gradients: Iterable[Tensor]) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scene.gaussian_model import GaussianModel
-from utils.engine.adam import Moments, Update, choose_adam, guarded
+from utils.engine.adam import Moments, Update, choose_adam
 
 
 @dataclass
@@ -108,10 +108,8 @@ class Optimiser:
             values.grad = None
 
     def update_columns(self, updates: Sequence[Update], allowed: Tensor | None) -> None:
-        """Step the Gaussians and clear their gradients: all columns at once, unless each may have to be undone."""
-        for batch in [updates] if allowed is None else [[update] for update in updates]:
-            tensors = tuple(values for u in batch for values in (u.parameter.data, *u.moments))
-            guarded(allowed, tensors, lambda batch=batch: self.adam.step(batch, self.count))
+        """Step the Gaussians, all columns at once, and clear their gradients."""
+        self.adam.step(updates, self.count, allowed)
         for update in updates:
             update.parameter.grad = None
 
@@ -124,11 +122,9 @@ class Optimiser:
             return
         if rows is None:
             dense = gradient.to_dense() if gradient.is_sparse else gradient
-            step = [Update(values, dense, moments, rate)]
-            guarded(allowed, (values.data, *moments), lambda: self.adam.step(step, self.count))
+            self.adam.step([Update(values, dense, moments, rate)], self.count, allowed)
         else:
-            changed = (values.data, *moments, rows)
-            guarded(allowed, changed, lambda: self.adam.rows(values, gradient, moments, rate, rows))
+            self.adam.rows(values, gradient, moments, rate, rows, allowed)
 
     def edit_rows(self, keep: Tensor, appended: int, columns: Mapping[str, Tensor]) -> None:
         """Follow a row edit: kept rows keep their moments, appended ones start at zero."""

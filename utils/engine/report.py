@@ -11,11 +11,11 @@ from gaussian_renderer import Renderer
 from scene.densification import Strategy
 from scene.frames import Dataset
 from scene.gaussian_model import GaussianModel
-from utils.contracts import Frame, Rendered, Terms
 from utils.engine.build import iterations_saved
 from utils.engine.evaluate import evaluate
 from utils.engine.guard import FiniteGuard
 from utils.engine.run import Run
+from utils.engine.step import Look
 from utils.io.atomic import write_json
 from utils.losses import Losses
 
@@ -53,15 +53,16 @@ class Reporter:
         for note in notes:
             self.run.log.say(note)
 
-    def step(self, step: int, frame: Frame, terms: Terms, rendered: Rendered) -> None:
-        """Report a finished step; of a batch, its last view."""
+    def step(self, step: int, look: Look) -> None:
+        """Report a step; of a batch, its last view."""
         run = self.run
         last = step == run.options.optimiser.iterations
         if step % SHOW_EVERY == 0 or last:
+            frame, terms, image = look()
             read = torch.stack([value.detach() for value in terms.values.values()]).tolist()  # one wait for a GPU
             values = dict(zip(terms.values, read, strict=True))
             self.met |= values.keys()
-            error = (rendered.image.detach().clamp(0.0, 1.0) - frame.image).square().mean()
+            error = (image.detach().clamp(0.0, 1.0) - frame.image).square().mean()
             values["psnr"] = -10.0 * math.log10(max(float(error), 1e-12))
             run.log.progress(step, values, len(self.avatar))
             if step % RECORD_EVERY == 0 or last:

@@ -21,7 +21,7 @@ from utils.errors import InputError
 from utils.losses.context import LossContext
 from utils.maths.triangle_frames import triangle_frames
 
-NATIVE = "diff_gaussian_rasterization.binding"
+NATIVE, AVAILABLE = "diff_gaussian_rasterization.binding", "diff_gaussian_rasterization._device"
 
 
 @dataclass
@@ -61,7 +61,7 @@ def build(
         terms: dict[str, Tensor] = {}
         if not context.bound:
             return terms
-        if native is not None and means.device.type == "cpu" and means.dtype == torch.float32:
+        if native is not None and means.dtype == torch.float32 and _why_not_on(means.device) is None:
             both = native(means, scales, rendered.radii, thresholds, weights, threads)
             terms = {name: value for name, value, weight in zip(("xyz", "scale"), both, weights, strict=True) if weight}
         if options.lambda_xyz and "xyz" not in terms:
@@ -87,7 +87,8 @@ def describe(options: BindingOptions) -> str:
     metric = [name for name in ("xyz", "scale") if getattr(options, f"metric_{name}")]
     rest = f"; {metric[0]}: PyTorch (in metres)" if metric else ""
     local = ", ".join(name for name in ("xyz", "scale") if name not in metric)
-    return f"{local}: native kernel for Gaussians on the CPU, PyTorch on other devices{rest}"
+    where = "" if _why_not_on("cuda") is None else " on the CPU, PyTorch on a GPU"
+    return f"{local}: native kernel{where}{rest}"
 
 
 def _native(options: BindingOptions) -> tuple[Callable[..., tuple[Tensor, Tensor]] | None, str]:
@@ -98,6 +99,11 @@ def _native(options: BindingOptions) -> tuple[Callable[..., tuple[Tensor, Tensor
         return importlib.import_module(NATIVE).binding_limits, ""
     except (ImportError, OSError) as error:
         return None, f"the native kernel can't be used: {error}"
+
+
+def _why_not_on(device: torch.device | str) -> str | None:
+    """Why the native kernel, which is installed, can't work on a device; None if it can."""
+    return importlib.import_module(AVAILABLE).usable(device)
 
 
 def distance_excess(local: Tensor, _: LossContext, threshold: float) -> Tensor:

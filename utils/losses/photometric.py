@@ -25,7 +25,7 @@ C1, C2 = 0.01**2, 0.03**2
 _BELL = [math.exp(-((i - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for i in range(WINDOW)]
 WEIGHTS = [value / sum(_BELL) for value in _BELL]
 
-NATIVE = "diff_gaussian_rasterization.image"
+NATIVE, AVAILABLE = "diff_gaussian_rasterization.image", "diff_gaussian_rasterization._device"
 
 
 @dataclass
@@ -44,7 +44,7 @@ class PhotometricOptions:
 def build(
     options: PhotometricOptions, threads: int | None = None, subject: Subject | None = None
 ) -> Callable[[LossContext], dict[str, Tensor]]:
-    """Terms `l1` and `ssim`. CPU images go through the native kernel where it is installed (`describe` says so)."""
+    """Terms `l1` and `ssim`, by the native kernel where it is installed (`describe` says so)."""
     native, _ = _native()
     share = options.lambda_dssim
 
@@ -52,7 +52,7 @@ def build(
         image, target = context.rendered.image, context.frame.image
         if share == 0:
             return {"l1": l1(image, target)}
-        if native is not None and image.device.type == "cpu" and image.dtype == torch.float32:
+        if native is not None and image.dtype == torch.float32 and _why_not_on(image.device) is None:
             absolute, similarity = native(image, target, threads, (1 - share, -share))
         else:
             absolute, similarity = l1(image, target), ssim(image, target)
@@ -73,7 +73,7 @@ def describe(options: PhotometricOptions) -> str:
         return "l1: PyTorch; ssim: off"
     if native is None:
         return f"l1, ssim: PyTorch (the native kernel can't be used: {reason})"
-    return "l1, ssim: native kernel for CPU images, PyTorch on other devices"
+    return "l1, ssim: native kernel" + ("" if _why_not_on("cuda") is None else " on the CPU, PyTorch on a GPU")
 
 
 def _native() -> tuple[Callable[..., tuple[Tensor, Tensor]] | None, str]:
@@ -82,6 +82,11 @@ def _native() -> tuple[Callable[..., tuple[Tensor, Tensor]] | None, str]:
         return importlib.import_module(NATIVE).l1_ssim, ""
     except (ImportError, OSError) as error:
         return None, str(error)
+
+
+def _why_not_on(device: torch.device | str) -> str | None:
+    """Why the native kernel, which is installed, can't work on a device; None if it can."""
+    return importlib.import_module(AVAILABLE).usable(device)
 
 
 def l1(image: Tensor, target: Tensor) -> Tensor:
@@ -98,7 +103,7 @@ def ssim(image: Tensor, target: Tensor) -> Tensor:
 def similarity(image: Tensor, target: Tensor, threads: int | None = None) -> float:
     """The same as a number, summed in double: by the native kernel where it can be used."""
     native, _ = _native()
-    if native is not None and image.device.type == "cpu" and image.dtype == target.dtype == torch.float32:
+    if native is not None and image.dtype == target.dtype == torch.float32 and _why_not_on(image.device) is None:
         return float(native(image.contiguous(), target.contiguous(), threads)[1])
     return float(ssim_map(image, target).double().mean())
 
