@@ -18,7 +18,6 @@ from scene.image_store import ImageStore, Picture
 from scripts.engine_benchmark.bounds import Facts
 from scripts.engine_benchmark.shell import FREQUENCY, MovingShell, bind, head_shell
 from utils.contracts import Camera, Frame
-from utils.engine.build import load_run
 from utils.errors import InputError
 
 SPLATS = ("means", "quats", "scales", "opacities", "sh")
@@ -95,6 +94,8 @@ def avatar_scene(folder: Path, overrides: Mapping[str, Any]) -> Scene:
     Raises:
         InputError: not a trained avatar that is bound to a mesh, or not its dataset.
     """
+    from utils.engine.build import load_run
+
     run = load_run(folder, -1, {**overrides, "device": "cpu", "rasterizer": "native"})
     if not run.avatar.rig.bound:
         raise InputError(folder, "", "found Gaussians that are bound to nothing, expected an avatar on a mesh")

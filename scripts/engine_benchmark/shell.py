@@ -95,7 +95,7 @@ def bind(splats: dict[str, Tensor], rig: MovingShell) -> GaussianModel:
     """The same Gaussians as rows of a GaussianModel: each rides on the face that lies nearest to its direction."""
     mesh = rig.rest_mesh()
     frames = triangle_frames(mesh.vertices, mesh.faces)
-    axes = torch.tensor(AXES, dtype=torch.float32)
+    axes = torch.tensor(AXES, dtype=torch.float32, device=mesh.vertices.device)
     normalise = torch.nn.functional.normalize
     centres, directions = normalise(frames.centres / axes, dim=-1), normalise(splats["means"] / axes, dim=-1)
     binding = torch.cat([(part @ centres.T).argmax(dim=1) for part in directions.split(CHUNK)])
