@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from arguments.flags import OneLineParser
-from utils.engine.device import check_device
+from utils.engine.device import Device, choose_device
 from utils.engine.flow_metrics import (
     Step,
     flow_error,
@@ -124,14 +124,14 @@ def parse_arguments(argv: list[str]) -> Any:
     parser.add_argument("--lpips_vgg16_weights", default="", metavar="FILE", help=".safetensors or torchvision's .pth")
     parser.add_argument("--lpips_alex_weights", default="", metavar="FILE", help=".safetensors or torchvision's .pth")
     parser.add_argument("--lpips_range", choices=("11", "01"), default="11", help="01: add LPIPS on [0, 1] (see above)")
-    parser.add_argument("--device", default="cpu", help="of LPIPS: cpu or cuda[:i]")
+    parser.add_argument("--device", default="auto", help="of LPIPS: cpu, cuda[:i], or auto: a GPU if one can be used")
     parser.add_argument("--threads", type=int, default=0, help="views measured at once; 0: one per core, up to 8")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--debug", action="store_true", help="print a traceback with every error")
     return parser.parse_args(argv)
 
 
-def load_distances(options: Any) -> Distances:
+def load_distances(options: Any, device: Device) -> Distances:
     """Load both LPIPS networks; weights that weren't asked for by path may be absent, which is said.
 
     Raises:
@@ -141,7 +141,7 @@ def load_distances(options: Any) -> Distances:
     networks, reasons = {}, {}
     for variant, path in given.items():
         try:
-            networks[variant] = load_lpips(variant, path).to(options.device)
+            networks[variant] = load_lpips(variant, path).to(device.torch)
         except MienError as error:
             if path:
                 raise
@@ -350,13 +350,13 @@ def usable_cores() -> int:
 
 def main(argv: list[str]) -> None:
     options = parse_arguments(argv)
-    check_device(options.device)
-    torch.set_num_threads(1)  # views are what runs side by side
-    use_one_thread()
-    torch.backends.cudnn.allow_tf32 = False  # the same figures on every device
+    device, note = choose_device(options.device, native=False)
+    use_one_thread()  # views are what runs side by side
     threads = options.threads if options.threads > 0 else min(MOST_THREADS, usable_cores())
     work = [find_work(Path(run), options.iteration, options.truth) for run in options.model_paths]
-    distances = load_distances(options)
+    distances = load_distances(options, device)
+    if distances.networks and device.accelerated and not options.quiet:
+        print(f"LPIPS: {note}", file=sys.stderr)
     for one in work:
         takes = {
             split: measure_take(files, distances, threads, f"{one.run.name} {split}", options.quiet)

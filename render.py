@@ -31,7 +31,8 @@ from arguments.flags import OneLineParser, add_flags
 from arguments.overrides import add_overrides, typed_overrides
 from utils.contracts import Frame, Mesh, Rendered
 from utils.engine.build import LoadedAvatar, LoadedRun
-from utils.engine.device import check_device
+from utils.engine.device import choose_device
+from utils.engine.device_faults import naming_device_faults
 from utils.engine.mesh_overlay import overlay
 from utils.engine.region_metrics import label_map
 from utils.engine.render_record import detail_of, labels_of, leave_motion, record_of, why_no_regions
@@ -147,14 +148,8 @@ def pixels(image: torch.Tensor) -> np.ndarray:
     return image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def main(argv: list[str]) -> None:
-    options, overrides = parse_arguments(argv)
-    check_device(overrides.get("device", "cpu"))
-    loaded, takes = plan(options, overrides)
-    if options.render_mesh and not loaded.avatar.rig.bound:
-        raise InputError("command line", "--render_mesh", f"{options.model_path} is bound to no mesh", "Leave it out.")
-    if loaded.options.run.device == "cpu":
-        torch.set_num_threads(1)  # the native kernels have their own threads
+def render_all(loaded: LoadedAvatar, takes: list[Take], options: RenderOptions) -> str:
+    """Measure the speed, render every take, leave what metrics need; returns what to say of the speed."""
     own = not (options.target_path or options.motion_path or options.orbit)
     said = ""
     if own:
@@ -166,6 +161,20 @@ def main(argv: list[str]) -> None:
             print(f"no metrics by region: {reason}", file=sys.stderr)
     for take in takes:
         render_take(loaded, take, options)
+    return said
+
+
+def main(argv: list[str]) -> None:
+    options, overrides = parse_arguments(argv)
+    if "device" in overrides:
+        choose_device(overrides["device"], native=False)  # refused before anything is opened
+    loaded, takes = plan(options, overrides)
+    if options.render_mesh and not loaded.avatar.rig.bound:
+        raise InputError("command line", "--render_mesh", f"{options.model_path} is bound to no mesh", "Leave it out.")
+    if loaded.device.accelerated and not options.quiet:
+        print(loaded.note, file=sys.stderr)
+    with naming_device_faults(loaded.device, avatar=loaded.avatar):
+        said = render_all(loaded, takes, options)
     if not options.quiet:
         frames = sum(len(take.shots) for take in takes)
         where = ", ".join(f"{take.name}/ours_{loaded.iteration}" for take in takes)

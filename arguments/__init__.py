@@ -13,8 +13,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from arguments.flags import OneLineParser, add_flags
 from utils.engine.check import check
 from utils.engine.options import GROUPS, Options, known_flags, options_from_flags
@@ -62,6 +60,8 @@ def read_preset(name: str) -> dict[str, Any]:
     Raises:
         InputError: no such preset, not YAML, or a key that is no flag.
     """
+    import yaml  # not at the top: what needs no preset runs without it
+
     path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if not path.is_file():
         raise InputError("--config", name, "no such preset", f"Known: {', '.join(preset_names())}, or a .yaml file.")
@@ -81,6 +81,8 @@ def read_preset(name: str) -> dict[str, Any]:
 
 def refuse_repeated_keys(path: Path) -> None:
     """YAML lets the last of several equal keys count; here it is an error."""
+    import yaml
+
     root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
     for key in keys:

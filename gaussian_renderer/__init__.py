@@ -66,7 +66,7 @@ def build_renderer(name: str, threads: int | None = None, pipeline: PipelineOpti
 
     def render(splats: Splats | RiggedSplats, camera: Camera, background: Tensor, with_depth: bool = True) -> Rendered:
         if isinstance(splats, RiggedSplats):
-            if draw_rigged is not None and splats.means.device.type == "cpu":
+            if draw_rigged is not None and module.unusable_on(splats.means.device) is None:
                 check_camera(splats.means, camera, background)
                 return draw_rigged(splats, camera, background, threads, with_depth)
             splats = splats.world()
@@ -81,14 +81,14 @@ def build_renderer(name: str, threads: int | None = None, pipeline: PipelineOpti
 
 
 def rigged_entry(module: ModuleType, pipeline: PipelineOptions | None) -> Callable[..., Rendered] | None:
-    """What draws `RiggedSplats` on the CPU as they are; None: they have to be placed in the world first."""
+    """What draws `RiggedSplats` as they are; None: they have to be placed in the world first."""
     return None if pipeline and pipeline.in_torch else getattr(module, "render_rigged", None)
 
 
 def describe(name: str, device: torch.device | str, pipeline: PipelineOptions | None = None) -> str:
     """A line for the log: which way `build_renderer`'s renderer takes from an avatar to its picture."""
     module = importlib.import_module(BACKENDS[name].split(":")[0])
-    if torch.device(device).type == "cpu" and rigged_entry(module, pipeline):
+    if rigged_entry(module, pipeline) and module.unusable_on(device) is None:
         return f"rasterizer: {name}, from mesh to picture in one pass"
     return f"rasterizer: {name}, of Gaussians placed in the world first"
 

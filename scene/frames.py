@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scene.device_pictures import DevicePictures, Host, Pictures, choose_pictures
 from scene.image_store import PictureFile
 from utils.contracts import Camera, Frame, Motion, Points
 from utils.maths.random import generator
@@ -32,31 +32,16 @@ class View:
     split: str  # train, val or test, as in the files
 
 
-class Pictures(Protocol):
-    """Decoded pictures by slot: `ImageStore`, or a copy of it on a GPU."""
+@dataclass(frozen=True)
+class FrameTables:
+    """What a captured step reads of its frames by row: row i belongs to the i-th frame of a split."""
 
-    def planes(self, index: int, /) -> np.ndarray: ...
-    def image(self, index: int, /) -> Tensor: ...
-    def mask(self, index: int, /) -> Tensor | None: ...
-
-
-class DevicePictures:
-    """The bytes of some pictures on another device."""
-
-    def __init__(self, store: Pictures, slots: set[int], device: torch.device | str) -> None:
-        self._source = store
-        self._planes = {slot: torch.from_numpy(store.planes(slot).copy()).to(device) for slot in sorted(slots)}
-
-    def planes(self, index: int) -> np.ndarray:
-        return self._source.planes(index)
-
-    def image(self, index: int) -> Tensor:
-        """float32 [3, H, W] in [0, 1] on the device."""
-        return self._planes[index][:3].float().div_(255.0)
-
-    def mask(self, index: int) -> Tensor | None:
-        planes = self._planes[index]
-        return planes[3:].float().div_(255.0) if len(planes) > 3 else None
+    world_to_camera: Tensor  # [n, 4, 4]
+    intrinsics: Tensor  # [n, 3, 3] pixels
+    backgrounds: Tensor  # [n, 3]
+    timesteps: Tensor  # [n] int64
+    sizes: tuple[tuple[int, int], ...]  # (width, height) of each
+    planes: tuple[tuple[float, float], ...]  # (near, far) of each, metres
 
 
 class Split(Sequence[Frame]):
@@ -68,13 +53,13 @@ class Split(Sequence[Frame]):
         slots: Sequence[int],
         store: Pictures,
         background: Tensor,
-        device: torch.device | str = "cpu",
+        note: str = "",
     ) -> None:
         self.views = tuple(views)
+        self.note = note  # for the log: who makes pictures of bytes, and where they lie
         self._slots = tuple(slots)  # positions in the store
         self._store = store
         self._background = background
-        self._device = device
 
     def __len__(self) -> int:
         return len(self.views)
@@ -82,7 +67,7 @@ class Split(Sequence[Frame]):
     def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
         """The frame: image float32 [3, H, W] in [0, 1] (level / 255), mask [1, H, W] or None."""
         view, slot = self.views[index], self._slots[index]
-        frame = Frame(
+        return Frame(
             camera=view.camera,
             image=self._store.image(slot),
             mask=self._store.mask(slot),
@@ -91,13 +76,61 @@ class Split(Sequence[Frame]):
             camera_id=view.camera_id,
             name=view.name,
         )
-        return frame if str(self._device) == "cpu" else frame.to(self._device)
 
-    def to(self, device: torch.device | str, keep: str) -> Split:
-        """The same frames, on `device`; the pictures are kept there as well unless `keep` is `cpu`."""
-        on_cpu = keep == "cpu" or torch.device(device).type == "cpu"
-        store = self._store if on_cpu else DevicePictures(self._store, set(self._slots), device)
-        return Split(self.views, self._slots, store, self._background, device)
+    def on(self, device: Host, keep: str = "auto", views: int = 1) -> Split:
+        """The same frames on a device: cameras, and pictures as `scene.device_pictures.choose_pictures` says.
+
+        Args:
+            keep: `--data_device`. views: pictures of a step.
+
+        Raises:
+            EnvironmentFault: the pictures must be kept on the device and don't fit.
+        """
+        store, note = choose_pictures(self._store, self._slots, device, keep, views)
+        if device.torch.type == "cpu":
+            return Split(self.views, self._slots, store, self._background, note)
+        tables = self._stacked(device.torch)  # in one copy: thousands of small ones take seconds
+        cameras = [replace(view.camera, world_to_camera=pose, intrinsics=matrix)
+                   for view, pose, matrix in zip(self.views, *tables, strict=True)]  # fmt: skip
+        moved = [replace(view, camera=camera) for view, camera in zip(self.views, cameras, strict=True)]
+        return Split(moved, self._slots, store, self._background.to(device.torch), note)
+
+    def _stacked(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        cameras = self.cameras
+        poses = torch.stack([camera.world_to_camera for camera in cameras])
+        return poses.to(device), torch.stack([camera.intrinsics for camera in cameras]).to(device)
+
+    @property
+    def tables(self) -> FrameTables:
+        """Cameras, backgrounds and timesteps as tables on the device of the frames."""
+        device, count = self._background.device, len(self)
+        return FrameTables(
+            *self._stacked(device),
+            backgrounds=self._background.expand(count, 3).contiguous(),
+            timesteps=torch.tensor([view.timestep for view in self.views], device=device),
+            sizes=tuple((view.camera.width, view.camera.height) for view in self.views),
+            planes=tuple((view.camera.near, view.camera.far) for view in self.views),
+        )
+
+    @property
+    def block(self) -> Tensor:
+        """uint8 [bytes] on the device, in which the pictures of staged frames lie; it never moves."""
+        return self._on_device().block
+
+    def stage(self, rows: Sequence[int]) -> list[int]:
+        """Where in `block` the planes (R, G, B, then the matte if there is one) of these frames begin, for work put on
+        the current stream from now until the next call."""
+        return self._on_device().stage([self._slots[row] for row in rows])
+
+    def ahead(self, rows: Sequence[int]) -> None:
+        """Say which frames will be wanted next: their pictures are copied while the device computes."""
+        if isinstance(self._store, DevicePictures):
+            self._store.ahead([self._slots[row] for row in rows])
+
+    def _on_device(self) -> DevicePictures:
+        if not isinstance(self._store, DevicePictures):
+            raise LookupError("these frames are on no device")
+        return self._store
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[i] for i in range(len(self)))

@@ -20,7 +20,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from utils.errors import EnvironmentFault, InputError
 from utils.io.atomic import atomic_file
@@ -28,6 +27,7 @@ from utils.io.images import RESAVE, blend, composite, read_image, replace_backgr
 from utils.io.video import VideoFrame, VideoReader
 
 NATIVE = "diff_gaussian_rasterization.image"
+AVAILABLE = "diff_gaussian_rasterization._device"
 MAGIC = b"MIENIMG1"
 DATA_OFFSET = 4096  # bytes: magic, SHA-256 of the recipe, total bytes, zeros
 BACKGROUND_TOLERANCE = 3  # levels of 255
@@ -183,6 +183,10 @@ class ImageStore:
         start, end = self.offsets[index], self.offsets[index + 1]
         return self.block[start:end].reshape(-1, height, width)
 
+    def address(self, index: int) -> int:
+        """Where the planes of a picture lie in memory."""
+        return self.block.ctypes.data + self.offsets[index]
+
     def image(self, index: int) -> Tensor:
         """float32 [3, H, W] in [0, 1]: the stored level / 255."""
         return self.as_float(self.planes(index)[:3])
@@ -192,16 +196,21 @@ class ImageStore:
         return self.as_float(self.planes(index)[3:]) if self.pictures[index].mask else None
 
 
-def choose_conversion() -> tuple[Callable[[np.ndarray], Tensor], str]:
-    """uint8 array -> float32 tensor, level / 255: native code where it is installed, the same bits without it; and a
-    line for the log."""
+def choose_conversion(device: torch.device | str = "cpu") -> tuple[Callable[[np.ndarray | Tensor], Tensor], str]:
+    """uint8 array, or tensor on a device -> float32 tensor there, level / 255: native code where it is installed, the
+    same bits without it; and a line for the log."""
     try:
-        return importlib.import_module(NATIVE).to_float, "pictures: native kernel"
+        to_float, why = importlib.import_module(NATIVE).to_float, importlib.import_module(AVAILABLE).usable(device)
+        if why is None:
+            return to_float, "pictures: native kernel"
     except (ImportError, OSError) as error:
-        return _to_float, f"pictures: PyTorch (the native kernel can't be used: {error})"
+        why = str(error)
+    return _to_float, f"pictures: PyTorch (the native kernel can't be used: {why})"
 
 
-def _to_float(planes: np.ndarray) -> Tensor:
+def _to_float(planes: np.ndarray | Tensor) -> Tensor:
+    if isinstance(planes, Tensor):
+        return planes.float().div_(255.0)
     return torch.from_numpy(planes.astype(np.float32)).div_(255.0)
 
 
@@ -288,6 +297,8 @@ def _decoded(pictures: Sequence[Picture]) -> Iterator[tuple[int, np.ndarray]]:
     Stills are decoded by threads, videos ahead of the threads that prepare their frames. There is a progress bar on a
     terminal and a closing line elsewhere.
     """
+    from tqdm import tqdm
+
     interactive, start = sys.stderr.isatty(), time.perf_counter()
     moving = [index for index, picture in enumerate(pictures) if picture.videos]
     stills = ((index, None) for index, picture in enumerate(pictures) if not picture.videos)

@@ -1,4 +1,4 @@
-"""How Gaussians get from their triangles into the world: a native kernel on the CPU, PyTorch elsewhere."""
+"""How Gaussians get from their triangles into the world: a native kernel, or PyTorch where there is none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from utils.contracts import Mesh
 from utils.maths.triangle_frames import attach, triangle_frames
 
-NATIVE = "diff_gaussian_rasterization.rig"
+NATIVE, AVAILABLE = "diff_gaussian_rasterization.rig", "diff_gaussian_rasterization._device"
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ Place = Callable[[Mesh, Tensor, Mapping[str, Tensor]], Placed]  # posed mesh, bi
 
 
 def choose_placement(device: torch.device | str, threads: int | None) -> tuple[Place, str]:
-    """The native kernel on the CPU, plain PyTorch elsewhere; and a line for the log that says which."""
-    if torch.device(device).type != "cpu":
-        return place_in_torch, "rig: PyTorch"
+    """The native kernel, or plain PyTorch where this device has none; and a line for the log that says which."""
     try:
-        face_rig = importlib.import_module(NATIVE).FaceRig
+        face_rig, why = importlib.import_module(NATIVE).FaceRig, importlib.import_module(AVAILABLE).usable(device)
+        if why is None:
+            return NativePlacement(face_rig, threads), "rig: native kernel"
     except (ImportError, OSError) as error:
-        return place_in_torch, f"rig: PyTorch (the native kernel can't be used: {error})"
-    return NativePlacement(face_rig, threads), "rig: native kernel"
+        why = str(error)
+    return place_in_torch, f"rig: PyTorch (the native kernel can't be used: {why})"
 
 
 class NativePlacement:

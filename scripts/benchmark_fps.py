@@ -31,7 +31,7 @@ from scene.gaussian_model import GaussianModel
 from utils.contracts import Camera
 from utils.engine.build import load_avatar, load_run, open_avatar
 from utils.engine.check import check
-from utils.engine.device import check_device
+from utils.engine.device import AUTO, choose_device
 from utils.engine.options import options_from_flags
 from utils.engine.orbit import around_head
 from utils.errors import InputError, run_main
@@ -90,9 +90,10 @@ def open_view(chosen: argparse.Namespace) -> tuple[GaussianModel, Renderer, Came
     path = Path(chosen.point_path)
     if path.name != "point_cloud.ply" or not os.path.isfile(path):
         raise InputError(path, "", "found no such file, expected a point_cloud.ply with its motion beside it")
-    flags = {"bind_to_mesh": True, "source_path": str(path.parent), **overrides}  # no dataset is opened
+    flags = {"bind_to_mesh": True, "source_path": str(path.parent), "device": AUTO, **overrides}  # opens no dataset
     options = options_from_flags(flags, "command line")
     check(options)
+    options.run.device = choose_device(options.run.device, options.run.rasterizer == "native")[0].name
     avatar = open_avatar(path.parent, options)
     return avatar, build_renderer(options.run.rasterizer, options.run.threads or None), frontal(avatar, chosen)
 
@@ -123,13 +124,10 @@ def time_frames(
 
 def main(argv: list[str]) -> None:
     chosen = parse_arguments(argv)
-    check_device(getattr(chosen, "device", "cpu"))
     avatar, render, camera = open_view(chosen)
     if not 0 <= chosen.timestep < avatar.rig.timesteps:
         problem = f"found {chosen.timestep}, expected 0 to {avatar.rig.timesteps - 1}"
         raise InputError("command line", "--timestep", problem)
-    if avatar.binding.device.type == "cpu":
-        torch.set_num_threads(1)  # the native kernels have their own threads
     seconds, image = time_frames(avatar, render, camera, chosen)
     slow, median, fast = (1.0 / np.percentile(seconds, q) for q in (95, 50, 5))
     result = {

@@ -22,6 +22,7 @@ from scene.frames import Split, View
 from tests.tiny import write_tiny
 from utils.contracts import Camera, Mesh, Rendered, Splats
 from utils.engine import shots
+from utils.engine.device import Device
 from utils.engine.metrics import score
 from utils.errors import EnvironmentFault, InputError, NumericalFault, run_main
 from utils.io import rendered as rendered_files
@@ -102,8 +103,9 @@ def fake_run(mattes: bool = True, camera: str = "-1", render_image: Any = draw) 
         data=SimpleNamespace(select_camera_id=camera, white_background=True), run=SimpleNamespace(device="cpu")
     )
     return SimpleNamespace(
-        options=options, dataset=FakeDataset(parts), avatar=RampAvatar(), render=render_image, iteration=30
-    )
+        options=options, dataset=FakeDataset(parts), avatar=RampAvatar(), render=render_image, iteration=30,
+        device=Device("cpu"), note=""
+    )  # fmt: skip
 
 
 def run_render(monkeypatch: pytest.MonkeyPatch, folder: Path, *flags: str, run: Any = None) -> int:

@@ -154,7 +154,7 @@ def test_unbound_training_of_a_tracked_capture(tmp_path: Path, flags: list[str])
 
 def test_anomaly_detection_is_switched_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: list[str]) -> None:
     seen: list[bool] = []
-    monkeypatch.setattr(train, "train", lambda options: seen.append(torch.is_anomaly_enabled()))
+    monkeypatch.setattr(train, "train", lambda *_: seen.append(torch.is_anomaly_enabled()))
     try:
         assert run_main(train.main, [*flags, "-m", str(tmp_path / "run"), "--detect_anomaly"]) == 0
     finally:

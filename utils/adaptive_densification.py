@@ -59,7 +59,7 @@ class AdaptiveDensificationStrategy:
         faint = opacity < self.get_adaptive_threshold(faintest, binding)
         worth = torch.nan_to_num(influence * self.weights[binding]).double()
         order = torch.argsort(worth, stable=True)
-        total = worth[order].cumsum(0)
+        total = worth[order].cpu().cumsum(0).to(worth.device)  # on a GPU it would add in no fixed order
         least = torch.zeros_like(faint)
         least[order] = (total <= EXPENDABLE * total[-1]) & (total[-1] > 0)  # without any, nothing is known of anybody
         return faint | least

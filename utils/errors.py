@@ -75,16 +75,33 @@ def on_terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated("stopped by SIGTERM")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: the machine's, or that of a GPU."""
+    torch = sys.modules.get("torch")  # what isn't loaded has raised nothing
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.cuda.OutOfMemoryError))
+
+
+def device_refused(error: BaseException) -> bool:
+    """Whether a GPU or its driver refused, as PyTorch or the native library report it."""
+    torch, native = sys.modules.get("torch"), sys.modules.get("diff_gaussian_rasterization._library")
+    kinds = (getattr(torch, "AcceleratorError", None), getattr(native, "DeviceFault", None))
+    return isinstance(error, tuple(kind for kind in kinds if kind is not None))
+
+
 def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
     """Run a command line program under the error contract and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     before = signal.signal(signal.SIGTERM, on_terminate)  # an exception, so that half-written files are cleaned up
     try:
         return main(arguments) or 0
-    except (MienError, OSError, MemoryError) as error:
+    except (MienError, OSError, MemoryError, RuntimeError) as error:
+        refused = out_of_memory(error) or device_refused(error)
+        if isinstance(error, RuntimeError) and not refused:
+            raise
         if "--debug" in arguments:
             traceback.print_exc()
-        print(f"error: {one_line(str(error) or type(error).__name__)}", file=sys.stderr)
+        line = str(error).strip().splitlines()[0] if refused and str(error).strip() else str(error)
+        print(f"error: {one_line(line or type(error).__name__)}", file=sys.stderr)
         return error.exit_code if isinstance(error, MienError) else EnvironmentFault.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

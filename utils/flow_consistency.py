@@ -127,9 +127,29 @@ def warp(image: Tensor, flow: MeshFlow) -> Tensor:
     along = {"device": image.device, "dtype": image.dtype}
     x = offset[0] + torch.arange(columns, **along) + 0.5
     y = offset[1] + (torch.arange(rows, **along) + 0.5)[:, None]
-    grid = torch.stack([2 * x / width - 1, 2 * y / height - 1], -1)
-    fetched = F.grid_sample(image[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+    if image.device.type == "cpu":
+        grid = torch.stack([2 * x / width - 1, 2 * y / height - 1], -1)
+        fetched = F.grid_sample(image[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+    else:
+        fetched = bilinear(image, x - 0.5, y - 0.5)
     return torch.where(flow.seen.to(image.device), fetched, 0.0)
+
+
+def bilinear(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """A picture [C, H, W] at columns x and rows y, both [h, w]; beyond its border as at the border: [C, h, w].
+
+    `grid_sample` sums its gradients with atomics on a GPU, in no fixed order; those of `index_select` have one.
+    """
+    height, width = image.shape[-2:]
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    left, top = x.floor(), y.floor()
+    across, down = x - left, y - top
+    columns = (left.long(), (left.long() + 1).clamp_max(width - 1))
+    rows = (top.long(), (top.long() + 1).clamp_max(height - 1))
+    shares = ((1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across)
+    places = [(row * width + column).flatten() for row in rows for column in columns]
+    corners = [image.flatten(1).index_select(1, place).view(-1, *x.shape) for place in places]
+    return sum((corner * share for corner, share in zip(corners, shares, strict=True)), torch.zeros_like(corners[0]))
 
 
 def seen_difference(values: Tensor, other: Tensor, flow: MeshFlow) -> Tensor:

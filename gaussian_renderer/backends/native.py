@@ -1,4 +1,5 @@
-"""Our own rasteriser (`submodules/diff-gaussian-rasterization`): CPU, any number of threads, the same bits for each."""
+"""Our own rasteriser (`submodules/diff-gaussian-rasterization`): CPU, any number of threads, the same bits for each;
+and CUDA, the same bits in every run."""
 
 from __future__ import annotations
 
@@ -26,22 +27,29 @@ def unavailable() -> list[str]:
     return []
 
 
+def unusable_on(device: torch.device | str) -> str | None:
+    """Why it can't draw tensors of this device; None: it can."""
+    from diff_gaussian_rasterization._device import usable
+
+    return usable(device)
+
+
 def render(splats: Splats, camera: Camera, background: Tensor, threads: int | None = None) -> Rendered:
     """Draw splats, with gradients to `splats`, the camera's pose and intrinsics, `background` and the screen offsets.
 
     Args:
-        splats: world-space Gaussians on the CPU, float32.
+        splats: world-space Gaussians on the CPU or on a GPU, float32.
         background: [3] colour behind everything.
-        threads: None leaves the choice to MIEN_THREADS, else to the number of usable CPUs.
+        threads: of the CPU; None leaves the choice to MIEN_THREADS, else to the number of usable CPUs.
 
     Raises:
-        EnvironmentFault: the tensors are not on the CPU.
+        EnvironmentFault: the tensors are on a device for which there are no kernels.
         NumericalFault: a tensor holds NaN or infinity.
     """
     from diff_gaussian_rasterization import rasterize
 
-    if splats.means.device.type != "cpu":
-        problem = f"--rasterizer native draws on the CPU, the splats are on {splats.means.device}"
+    if (why := unusable_on(splats.means.device)) is not None:
+        problem = f"--rasterizer native can't draw on {splats.means.device}: {why}"
         raise EnvironmentFault(f"{problem}. Use --device cpu, or another rasteriser")
     shape = (splats.means, splats.quats, splats.scales, splats.opacities, splats.sh)
     return _draw(rasterize, shape, splats, camera, background, covariances=splats.covariances, threads=threads)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+KEEP = ("auto", "cuda", "cpu")  # where decoded pictures are kept while a GPU trains on them
+
 
 @dataclass
 class DataOptions:
@@ -22,8 +24,10 @@ class DataOptions:
         default=False, metadata={"alias": "-w", "help": "white background; must match training and rendering"}
     )
     data_device: str = field(
-        default="cpu", metadata={"help": "cuda keeps all decoded pictures on the GPU of --device, as bytes"}
-    )
+        default="auto",
+        metadata={"help": "keep decoded pictures on the GPU of --device (cuda), or in memory and copy each (cpu); "
+                          "auto: on the GPU if they fit"},
+    )  # fmt: skip
     eval: bool = field(default=False, metadata={"help": "keep val and test frames out of training"})
     select_camera_id: str = field(
         default="-1",

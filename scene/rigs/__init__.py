@@ -17,7 +17,17 @@ from scene.rigs.meshes import MESHES_FILE, MeshesRig, read_meshes
 from scene.rigs.still import StillRig
 from utils.contracts import Mesh, Motion
 
-__all__ = ["MOTION_FILE", "RIGS", "FlameRig", "Rig", "RigEntry", "RigOptions", "StillRig", "load_face_model"]
+__all__ = [
+    "MOTION_FILE",
+    "RIGS",
+    "FlameRig",
+    "MeshesRig",
+    "Rig",
+    "RigEntry",
+    "RigOptions",
+    "StillRig",
+    "load_face_model",
+]
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gaussian_renderer import PipelineOptions, Renderer, build_renderer, describe
+from gaussian_renderer.backends.native import unusable_on
 from scene.flame_gaussian_model import FlameGaussianModel
 from tests.gaussian_renderer.scenes import background, camera, weighted_sum
 from tests.scene.avatars import avatar
@@ -108,7 +109,9 @@ def test_the_log_says_the_way_that_is_taken(
     build_renderer(name, 1, pipeline)(rigged, VIEW, BEHIND)
     said = describe(name, "cpu", pipeline)
     assert said.endswith("placed in the world first" if called else "in one pass")
-    assert describe(name, "cuda", pipeline).endswith("placed in the world first")
+    on_gpu = name == "native" and not called and unusable_on("cuda") is None
+    assert describe(name, "cuda", pipeline).endswith("in one pass" if on_gpu else "placed in the world first")
+    assert describe(name, "meta", pipeline).endswith("placed in the world first")
 
 
 def test_options_that_change_nothing_keep_the_short_way(head: FlameGaussianModel) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +15,7 @@ from scene.cameras import (
     rigid_fault,
     target_size,
 )
-from scene.frames import DevicePictures, Split, background_colour, index_at, order
-from scene.image_store import ImageStore, Picture
+from scene.frames import background_colour, index_at, order
 from utils.contracts import Camera
 from utils.errors import InputError
 
@@ -129,17 +125,3 @@ def test_camera_extent() -> None:
     assert camera_extent(cameras[:1]) == 0.0
     with pytest.raises(ValueError, match="at least one"):
         camera_extent([])
-
-
-def test_pictures_kept_on_a_device() -> None:
-    """A copy of the pictures on another device gives the same frames; nothing is copied for `cpu`."""
-    pictures = [Picture(Path("a"), Path("m"), (2, 2), (2, 2), 255), Picture(Path("b"), None, (2, 2), (2, 2), 255)]
-    block = np.arange(28, dtype=np.uint8)
-    store = ImageStore(block, pictures)
-    copy = DevicePictures(store, {0, 1}, "cpu")
-    for slot in (0, 1):
-        assert torch.equal(copy.image(slot), store.image(slot))
-    mask, copied = store.mask(0), copy.mask(0)
-    assert mask is not None and copied is not None and torch.equal(mask, copied) and copy.mask(1) is None
-    split = Split([], [], store, torch.ones(3))
-    assert split.to("cpu", "cuda")._store is store

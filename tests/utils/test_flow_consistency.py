@@ -24,6 +24,7 @@ from utils.flow_consistency import (
     MeshFlow,
     OpticalFlowConsistency,
     TemporalFeatureStability,
+    bilinear,
     local_contrast,
     mesh_flow,
     warp,
@@ -407,3 +408,19 @@ def test_trained_and_resumed_without_state_of_its_own(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run/point_cloud")
     assert run(tmp_path / "run", [*flags, *weights, "--resume", str(tmp_path / "run/checkpoints/step_0000004")]) == 0
     assert avatar("run") == whole != avatar("off")
+
+
+def test_fetching_without_grid_sample_is_the_same() -> None:
+    """What a GPU does instead, for the sake of its gradients' order: same pictures, same gradients."""
+    random = torch.Generator().manual_seed(3)
+    image = torch.rand(3, 7, 5, generator=random, dtype=torch.float64).requires_grad_()
+    x, y = (14 * torch.rand(6, 4, generator=random, dtype=torch.float64) - 4 for _ in range(2))  # beyond the border too
+    grid = torch.stack([2 * (x + 0.5) / 5 - 1, 2 * (y + 0.5) / 7 - 1], -1)
+    expected = torch.nn.functional.grid_sample(
+        image[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
+    )[0]
+    gradient = torch.rand(3, 6, 4, generator=random, dtype=torch.float64)
+    found = bilinear(image, x, y)
+    assert torch.allclose(found, expected, atol=1e-12)
+    pairs = [torch.autograd.grad(picture, image, gradient)[0] for picture in (found, expected)]
+    assert torch.allclose(*pairs, atol=1e-12)

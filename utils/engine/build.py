@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from utils.contracts import Camera, Mesh, Points
 from utils.engine.cfg_args import CFG_ARGS, read_cfg_args
 from utils.engine.check import check
 from utils.engine.checkpoint import read_object
-from utils.engine.device import check_device
+from utils.engine.device import AUTO, Device, choose_device, device_named
 from utils.engine.options import Options, options_from_flags
 from utils.engine.run import OPTIONS, RUN_FACTS
 from utils.errors import InputError
@@ -50,6 +50,11 @@ class LoadedAvatar:
     avatar: GaussianModel
     render: Renderer
     iteration: int
+    note: str = field(default="", kw_only=True)  # for the log: which device, and why
+
+    @property
+    def device(self) -> Device:
+        return device_named(self.options.run.device)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def open_inputs(options: Options) -> tuple[Dataset, Rig]:
     if options.data.bind_to_mesh and format_.rig == "still":
         raise InputError(source, "", "holds no tracked head", "Leave out --bind_to_mesh.")
     entry = RIGS[format_.rig if options.data.bind_to_mesh else "still"]
-    model = entry.load(options.rig, options.run.device)
+    model = entry.load(options.rig, device_named(options.run.device).torch)
     dataset = open_data(options)
     return dataset, entry.build(options.rig, model, dataset.motion, source)
 
@@ -102,7 +107,8 @@ def build_avatar(options: Options, dataset: Dataset, rig: Rig) -> GaussianModel:
     if rig.bound:
         refuse_unseen(dataset, rig)
     points = None if rig.bound else dataset.points or points_around_origin(options.run.seed)
-    avatar = model_class(rig).on_rig(rig, options.model, options.run.seed, options.run.device, points)
+    device = device_named(options.run.device).torch
+    avatar = model_class(rig).on_rig(rig, options.model, options.run.seed, device, points)
     avatar.use_threads(options.run.threads or None)
     return avatar
 
@@ -149,7 +155,7 @@ def notes(options: Options, dataset: Dataset, rig: Rig) -> list[str]:
         found.append("unbound: Gaussians stay where they are while the head moves; --bind_to_mesh binds them to it")
     if not rig.bound and camera_extent(dataset.train.cameras) < STATIC_EXTENT:
         found.append("one camera: the scene's extent is 0, so positions stay and nothing is pruned; give more views")
-    if options.data.data_device != "cpu" and options.run.device == "cpu":
+    if options.data.data_device == "cuda" and options.run.device == "cpu":
         found.append("--data_device has no effect with --device cpu")
     if rig.bound and (flat := flat_faces(rig.rest_mesh())):
         found.append(f"{flat} triangles of the mesh are without area: their Gaussians get no direction")
@@ -187,7 +193,7 @@ def load_run(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | N
         raise InputError(folder / "point_cloud" / f"iteration_{loaded.iteration}", "motion",
                          f"found {loaded.avatar.rig.timesteps} timesteps, the dataset has {needed}",
                          "Give the dataset as a driver: -t FOLDER --transfer absolute.")  # fmt: skip
-    return LoadedRun(loaded.options, loaded.avatar, loaded.render, loaded.iteration, dataset)
+    return LoadedRun(**vars(loaded), dataset=dataset)
 
 
 def load_avatar(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] | None = None) -> LoadedAvatar:
@@ -195,16 +201,18 @@ def load_avatar(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] 
 
     Args:
         iteration: which saved avatar; -1: the newest.
-        overrides: flags that replace the run's own.
+        overrides: flags that replace the run's own. The device is never the run's own: `auto` if not given here.
 
     Raises:
         InputError: no run there, no such iteration, or broken files.
+        EnvironmentFault: the device can't be used.
     """
-    given = dict(overrides or {})
+    given = {"device": AUTO, **(overrides or {})}
     masks = given.pop("flame_masks", "")
     options = saved_options(folder, given)
     options.rig.flame_masks = masks  # not the run's own: nothing that is rendered needs them, and they may have moved
-    check_device(options.run.device)
+    device, note = choose_device(options.run.device, options.run.rasterizer == "native")
+    options.run.device = device.name
     saved = iterations_saved(folder)
     if not saved:
         raise InputError(
@@ -216,15 +224,17 @@ def load_avatar(folder: Path, iteration: int = -1, overrides: Mapping[str, Any] 
     avatar = open_avatar(folder / "point_cloud" / f"iteration_{chosen}", options)
     check_inputs(folder, {"flame_model": avatar.rig.fingerprint})
     render = build_renderer(options.run.rasterizer, options.run.threads or None, options.pipeline)
-    return LoadedAvatar(options, avatar, render, chosen)
+    return LoadedAvatar(options, avatar, render, chosen, note=note)
 
 
 def open_avatar(folder: Path, options: Options) -> GaussianModel:
-    """The avatar in a folder with `point_cloud.ply` and the motion beside it, if it is bound."""
+    """The avatar in a folder with `point_cloud.ply` and the motion beside it, if it is bound; on the device of the
+    options, which has been chosen."""
+    device = device_named(options.run.device).torch
     entry = RIGS[rig_of(folder, options)]
-    model = entry.load(options.rig, options.run.device)
+    model = entry.load(options.rig, device)
     rig = entry.build(options.rig, model, entry.read(folder / entry.file) if entry.read else None, folder)
-    avatar = model_class(rig).load(folder, rig, options.run.device)
+    avatar = model_class(rig).load(folder, rig, device)
     avatar.use_threads(options.run.threads or None)
     return avatar
 
@@ -254,6 +264,9 @@ def saved_options(folder: Path, overrides: Mapping[str, Any] | None = None) -> O
         if name in flat and (overrides or {}).get(name, flat[name]) != flat[name]:
             problem = f"found {(overrides or {})[name]}, the run was trained with {flat[name]}"
             raise InputError("command line", f"--{name}", problem, "Leave it out.")
+    trained_on = flat.get("device", AUTO)
+    if isinstance(trained_on, str) and trained_on != AUTO:
+        device_named(trained_on, source)  # a name that says nothing is a fault of the file, used or not
     options = options_from_flags({**flat, "model_path": str(folder), **(overrides or {})}, source)
     check(options, source)
     return options

@@ -30,8 +30,6 @@ def check(options: Options, source: str | Path = "command line") -> None:
          "expected -1, 1, 2, 4, 8 or a width", ""),
         (run.seed < 0, "--seed", f"found {run.seed}, expected >= 0", ""),
         (not 0 <= threads <= MOST_THREADS, "--threads", f"found {threads}, expected 0 to {MOST_THREADS}", ""),
-        (run.device != "cpu" and run.rasterizer == "native", "--device", f"found {run.device}, but --rasterizer native "
-         "runs on cpu", "Use --rasterizer gsplat on a GPU, or --device cpu."),
         (not 1 <= optimiser.batch_size <= MOST_VIEWS, "--batch_size", f"found {optimiser.batch_size}, expected 1 to "
          f"{MOST_VIEWS}", ""),
         (run.resume != "" and run.start_checkpoint != "", "--start_checkpoint", "contradicts --resume", "--resume "

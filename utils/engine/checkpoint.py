@@ -16,8 +16,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from scene.gaussian_model import COLUMNS
@@ -38,6 +36,8 @@ def save_checkpoint(
     Raises:
         EnvironmentFault: the disk is full or not writable; what was there stays as it was.
     """
+    import safetensors.torch
+
     target = folder / f"step_{step:07d}"
     temporary = folder / f".{target.name}.tmp-{secrets.token_hex(4)}"
     try:
@@ -71,6 +71,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], JsonObject]:
     Raises:
         InputError: a file is missing, changed or of another schema.
     """
+    import safetensors.torch
+
     manifest = read_object(path / MANIFEST)
     if set(manifest) != {TENSORS, META}:
         raise InputError(path / MANIFEST, "", f"lists {sorted(manifest)}, expected {[META, TENSORS]}")

@@ -9,8 +9,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tqdm import tqdm
-
 from utils.io.atomic import atomic_file
 
 CSV_FIELDS = ("step", "split", "name", "value")
@@ -28,6 +26,7 @@ class Log:
 
     def __init__(self, folder: Path, first: int, total: int, quiet: bool) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
+        from tqdm import tqdm
 
         self.total, self.quiet = total, quiet
         self.terminal = sys.stderr.isatty() and not quiet
@@ -70,7 +69,7 @@ class Log:
     def say(self, line: str) -> None:
         """One line for people, without tearing the bar."""
         if not self.quiet:
-            tqdm.write(line, file=sys.stderr)
+            self.bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
         self.bar.close()

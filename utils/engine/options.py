@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 from gaussian_renderer import PipelineOptions
 from gaussian_renderer.backends import BACKENDS
 from scene.datasets import DataOptions
+from scene.datasets.options import KEEP
 from scene.densification import SOURCES, STRATEGIES, DensificationOptions
 from scene.gaussian_model import ModelOptions
 from scene.rigs import RigOptions
@@ -32,7 +33,9 @@ class RunOptions:
                                                       "ablations baseline, perceptual, adaptive, temporal, all; or a "
                                                       "YAML file"})  # fmt: skip
     seed: int = field(default=0, metadata={"help": "same seed, same inputs: same bits"})
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda[:i]"})
+    device: str = field(default="auto", metadata={"help": "cpu, cuda[:i], or auto: a GPU if one can be used"})
+    step: str = field(default="auto", metadata={"help": "auto: whole as one CUDA graph, where that can be; autograd: "
+                                                        "PyTorch between the kernels"})  # fmt: skip
     rasterizer: str = field(default="native", metadata={"help": f"splat engine: {', '.join(BACKENDS)}"})
     threads: int = field(default=0, metadata={"help": "threads of the native kernels; results do not depend on it"})
     start_checkpoint: str = field(default="", metadata={"help": "begin a new run from this state and step"})
@@ -66,12 +69,13 @@ class Options:
 COMPONENTS = {f.name: get_type_hints(Options)[f.name] for f in fields(Options) if f.name != "losses"}
 GROUPS: tuple[tuple[str, type], ...] = (*COMPONENTS.items(), *((f"loss: {n}", e.options) for n, e in LOSSES.items()))
 CHOICES = {
+    "step": ("auto", "autograd"),
     "rasterizer": tuple(BACKENDS),
     "densification": tuple(STRATEGIES),
     "region_source": SOURCES,
     "flame_update": ("rows", "dense"),
     "scene_extent": ("head", "cameras"),
-    "data_device": ("cpu", "cuda"),
+    "data_device": KEEP,
 }
 
 

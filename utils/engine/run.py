@@ -10,7 +10,7 @@ import signal
 import string
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from utils.engine.checkpoint import (
     MANIFEST,
+    META,
     check_tensors,
     list_checkpoints,
     load_checkpoint,
@@ -26,18 +27,19 @@ from utils.engine.checkpoint import (
     read_object,
     save_checkpoint,
 )
+from utils.engine.device import AUTO, device_named
 from utils.engine.log import Log
 from utils.engine.options import Options, due_at, flags_from_options, options_from_flags
-from utils.errors import EnvironmentFault, InputError, MienError, disk_advice
+from utils.errors import EnvironmentFault, InputError, MienError, disk_advice, one_line
 from utils.io.atomic import atomic_file, remove, write_json
-from utils.io.json_files import JsonObject
+from utils.io.json_files import JsonObject, read_json
 
 OPTIONS, RUN_FACTS, LOCK, CHECKPOINTS = "options.json", "run.json", ".lock", "checkpoints"
 LONGEST_NAME, MOST_STEPS = 255, 10**9  # bytes; steps
 # Options that may differ between a run and its continuation: they do not change what is computed, or are paths of files
 # that must have the same contents (`inputs`).
 FREE = {"resume", "start_checkpoint", "debug_from", "detect_anomaly", "data_device", "quiet", "threads", "overwrite",
-        "ip", "port", "model_path", "cache_dir", "image_memory_gb", "config", "interval", "test_iterations",
+        "ip", "port", "model_path", "device", "cache_dir", "image_memory_gb", "config", "interval", "test_iterations",
         "save_iterations", "checkpoint_iterations", "source_path", "data_root", "flame_model",
         "flame_masks", "vgg_weights", "lpips_vgg16_weights", "lpips_alex_weights"}  # fmt: skip
 STATE_INPUTS = {"source_path", "flame_model"}  # a state makes sense with these alone; steps may depend on others too
@@ -72,6 +74,7 @@ class Run:
         self.evaluate_at = due_at(chosen.test_iterations, chosen.interval, iterations)
         self.save_at = due_at(chosen.save_iterations, chosen.interval, iterations)
         self.checkpoint_at = due_at(chosen.checkpoint_iterations, chosen.interval, iterations)
+        self.model = device_named(chosen.device).model
         self.signal = 0
         self.seconds = 0.0
         made = not os.path.lexists(self.folder)
@@ -120,10 +123,18 @@ class Run:
                                  "Resume with the options of the run, or begin another from its state with "
                                  "--start_checkpoint.")  # fmt: skip
         self.load(path, tensors)
+        self.say_another_device(path, meta)
         self.seconds = meta.number("train_seconds")
         if self.seconds < 0:
             raise meta.error("train_seconds", f"found {self.seconds}, expected at least 0")
         return meta.integer("step", 1, self.options.optimiser.iterations)
+
+    def say_another_device(self, path: Path, meta: JsonObject) -> None:
+        """Warn if the run went on elsewhere so far: same bits are promised on one kind of device only."""
+        before, now = meta.value.get("device"), device_named(self.options.run.device).model
+        if isinstance(before, str) and before != now:
+            print(f"warning: {path}: was trained on {one_line(before)}, goes on on {now}: the result will not have the "
+                  "bits of an undisturbed run", file=sys.stderr)  # fmt: skip
 
     def start_from(self, checkpoint: str) -> int:
         """Load the state that --start_checkpoint names and return its step; other options are the new run's own."""
@@ -167,13 +178,18 @@ class Run:
         with atomic_file(self.folder / "cfg_args", "w") as file:
             file.write(f"Namespace({', '.join(f'{name}={value!r}' for name, value in flat.items())})\n")
 
-    def steps(self) -> Iterator[int]:
-        """The steps that are left; a signal ends them after the current one."""
+    def steps(self, settle: Callable[[], None] = lambda: None) -> Iterator[int]:
+        """The steps that are left; a signal ends them after the current one.
+
+        Args:
+            settle: called before the state is saved then; raises if a step went wrong.
+        """
         before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             for step in range(self.first + 1, self.options.optimiser.iterations + 1):
                 yield step
                 if self.signal:
+                    settle()
                     self.checkpoint(step)
                     raise Interrupted(self.signal, step)
         finally:
@@ -190,7 +206,7 @@ class Run:
     def checkpoint(self, step: int) -> None:
         """Write everything that a bit-identical continuation needs."""
         meta: dict[str, Any] = {"inputs": self.inputs, "options": flags_from_options(self.options),
-                                "train_seconds": self.elapsed()}  # fmt: skip
+                                "train_seconds": self.elapsed(), "device": self.model}  # fmt: skip
         named = self.options.run.checkpoint_iterations
         save_checkpoint(self.folder / CHECKPOINTS, step, self.tensors(), meta, named)
 
@@ -200,7 +216,7 @@ class Run:
 
     def write_facts(self, step: int, facts: Mapping[str, Any]) -> None:
         """Write `run.json`: what metrics.py reports beside the quality, and what the run was made from."""
-        write_json(self.folder / RUN_FACTS, {"iteration": step, **facts, "inputs": self.inputs,
+        write_json(self.folder / RUN_FACTS, {"iteration": step, **facts, "inputs": self.inputs, "device": self.model,
                                              "train_seconds": round(self.elapsed(), 3),
                                              "peak_memory_mb": round(peak_memory_mb(), 1)})  # fmt: skip
 
@@ -208,6 +224,19 @@ class Run:
 def peak_memory_mb() -> float:
     """Largest resident size of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+
+
+def wanted_device(options: Options) -> str:
+    """What --device means for this run: a resumed one keeps its own unless another is asked for."""
+    run = options.run
+    if run.device != AUTO or not run.resume:
+        return run.device
+    if run.resume == "latest":
+        flags = read_object(Path(run.model_path) / OPTIONS)
+    else:
+        path = Path(run.resume) / META
+        flags = JsonObject.of(path, "", read_json(path)).object("options").value
+    return str(flags.get("device", AUTO))
 
 
 def choose_folder(options: Options) -> None:

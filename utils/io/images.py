@@ -8,7 +8,6 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from utils.errors import InputError
@@ -47,6 +46,8 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
             animated, CMYK, rotated by EXIF, or another format.
         EnvironmentFault: a JPEG, and PyAV is missing.
     """
+    import cv2
+
     data = read_bytes(path, MAX_BYTES)
     header = read_header(data, path)
     if size is not None and (header.width, header.height) != size:
@@ -220,6 +221,8 @@ def replace_background(image: np.ndarray, matte: np.ndarray, old: int, new: int)
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resize uint8 [H, W, C] or [H, W] by averaging areas."""
+    import cv2
+
     if image.shape[:2] == (height, width):
         return image
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -228,6 +231,8 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def encode_png(image: np.ndarray) -> bytes:
     """PNG bytes of uint8 [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA)."""
+    import cv2
+
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise ValueError(f"found {image.dtype} {image.shape}, expected uint8 [H, W] or [H, W, 1 | 3 | 4]")
     channels = 1 if image.ndim == 2 else image.shape[2]

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from plyfile import PlyData, PlyElement, PlyParseError
 
 from utils.errors import EnvironmentFault, InputError, NumericalFault
 from utils.io.atomic import atomic_file
@@ -44,6 +43,8 @@ def write_gaussian_ply(path: Path, columns: Mapping[str, np.ndarray], binding: n
         NumericalFault: a value is not finite.
         EnvironmentFault: the file can't be written.
     """
+    from plyfile import PlyData, PlyElement
+
     n, rest = len(columns["means"]), columns["shN"]
     parts = [
         columns["means"],
@@ -135,6 +136,8 @@ def _binding(path: Path, values: np.ndarray, n_faces: int | None) -> np.ndarray:
 
 def _open(path: Path) -> np.ndarray:
     """The rows of the element `vertex`, as a structured array mapped from the file."""
+    from plyfile import PlyData, PlyParseError
+
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:

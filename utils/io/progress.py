@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from tqdm import tqdm
-
 T = TypeVar("T")
 PLAIN_EVERY = 15.0  # seconds
 
 
 def progress(items: Iterable[T], total: int, label: str, quiet: bool = False) -> Iterator[T]:
     """Pass `items` on and tell on stderr how far they are."""
+    from tqdm import tqdm  # not at the top: what shows no progress runs without it
+
     bar = tqdm(total=total, desc=label, disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True)
     started = spoke = time.monotonic()
     with bar:

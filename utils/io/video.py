@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 
 from utils.errors import EnvironmentFault, InputError
@@ -217,6 +216,8 @@ class VideoReader:
         luma, *chroma = (plane_of(plane) for plane in frame.planes)
         if self.grey:
             return (luma if full else STRETCHED[luma])[..., None]
+        import cv2
+
         height, width = luma.shape
         grown = [upsample(plane, height, width) for plane in chroma]
         return cv2.transform(cv2.merge([luma, *grown]), rgb_from_yuv(shares, full))
@@ -241,6 +242,8 @@ def plane_of(plane: Any) -> np.ndarray:
 
 def upsample(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     """A chroma plane at the size of the luma: linear between samples, each in the middle of its pixels."""
+    import cv2
+
     across, down = (2 if full > some else 1 for full, some in ((width, plane.shape[1]), (height, plane.shape[0])))
     grown = cv2.resize(plane, (plane.shape[1] * across, plane.shape[0] * down), interpolation=cv2.INTER_LINEAR)
     return grown[:height, :width]
