@@ -75,10 +75,11 @@ __device__ float row_gradient(const AdamRows& t, std::int64_t first, std::int64_
     return sum;
 }
 
-// One block for each gradient; the first of a row does the work of all.
-__global__ void __launch_bounds__(kThreads) step_rows(AdamRows t) {
+// One block for each gradient of each table (blockIdx.y); the first of a row does the work of all.
+__global__ void __launch_bounds__(kThreads) step_rows(AdamTables tables) {
     __shared__ AdamStep constants;
-    if (forbidden(t.health, t.allowed)) return;
+    const AdamRows& t = tables.table[blockIdx.y];
+    if (blockIdx.x >= t.count || forbidden(t.health, t.allowed)) return;
     const std::int64_t mine = blockIdx.x, row = t.rows != nullptr ? t.rows[mine] : mine;
     if (row < 0 || row >= t.table_rows) return;
     bool before = false, behind = false;
@@ -115,8 +116,11 @@ void adam_columns(const AdamColumns& columns, cudaStream_t stream) {
     launch(step_columns, dim3(shares.begin[columns.count]), dim3(kThreads), stream, columns, shares);
 }
 
-void adam_rows(const AdamRows& table, cudaStream_t stream) {
-    launch(step_rows, dim3(static_cast<unsigned>(table.count)), dim3(kThreads), stream, table);
+void adam_rows(const AdamTables& tables, cudaStream_t stream) {
+    std::int64_t most = 0;
+    for (int k = 0; k < tables.count; ++k) most = tables.table[k].count > most ? tables.table[k].count : most;
+    launch(step_rows, dim3(static_cast<unsigned>(most), static_cast<unsigned>(tables.count)), dim3(kThreads), stream,
+           tables);
 }
 
 }  // namespace cuda

@@ -18,6 +18,7 @@ static_assert(sizeof(Joints) == FlamePerson::kTurns * sizeof(float), "the layout
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kTogether = 4;  // views that share a read of the basis
+constexpr int kAtOnce = 4;    // entries that a warp reads at a time on the way back
 
 enum Table { kExpr, kRotation, kNeck, kJaw, kEyes, kTranslation, kOffset };
 
@@ -258,6 +259,33 @@ __device__ float turn_term(const FlamePerson& person, const BlockGradients& in, 
     return k == 3 ? share : share * in.blended[kWarp * k + lane];
 }
 
+// Parts of the coefficients' sums: those of kAtOnce entries, every kWarps-th from `first` on, so that their reads of
+// the basis go on together.
+template <int kViews>
+__device__ void entries_backward(const FlamePerson& person, const BlockGradients* shared, int first, int views,
+                                 float* parts) {
+    const int lane = threadIdx.x % kWarp, end = person.entry_begin[blockIdx.x + 1];
+    float along[kAtOnce][3];
+    int place[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+        const int i = first + kWarps * k < end ? first + kWarps * k : first;
+        const float* basis = person.basis + std::int64_t(kFlameBlockFloats) * i + lane;
+        for (int axis = 0; axis < 3; ++axis) along[k][axis] = basis[kWarp * axis];
+        place[k] = person.entry_place[i];
+    }
+    for (int v = 0; v < kViews; ++v) {
+        if (v >= views) break;
+        const float* g = shared[v].g_blended + lane;
+        const float x = g[0], y = g[kWarp], z = g[2 * kWarp];
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) {
+            const float total = warp_sum(fma(along[k][2], z, fma(along[k][1], y, along[k][0] * x)));
+            if (lane == 0) parts[v * person.scratch() + place[k]] = total;
+        }
+    }
+}
+
 // blockIdx as in pose_vertices. Writes the parts of all sums that these vertices have.
 template <int kViews>
 __global__ void __launch_bounds__(kThreads)
@@ -276,17 +304,8 @@ __global__ void __launch_bounds__(kThreads)
         }
     }
     parts += std::int64_t(person.blocks) * kFlameTurnSums;
-    for (int i = person.entry_begin[block] + warp; i < person.entry_begin[block + 1]; i += kWarps) {
-        const float* basis = person.basis + std::int64_t(kFlameBlockFloats) * i + lane;
-        const float along[3] = {basis[0], basis[kWarp], basis[2 * kWarp]};
-        const int place = person.entry_place[i];
-        for (int v = 0; v < kViews; ++v) {
-            if (v >= views) break;
-            const float* g = shared[v].g_blended + lane;
-            const float total = warp_sum(fma(along[2], g[2 * kWarp], fma(along[1], g[kWarp], along[0] * g[0])));
-            if (lane == 0) parts[v * person.scratch() + place] = total;
-        }
-    }
+    for (int first = person.entry_begin[block] + warp; first < person.entry_begin[block + 1]; first += kWarps * kAtOnce)
+        entries_backward<kViews>(person, shared, first, views, parts);
 }
 
 // One warp a sum and a view (blockIdx.y): over the blocks, in double.

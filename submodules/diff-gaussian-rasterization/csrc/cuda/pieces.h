@@ -63,7 +63,13 @@ struct AdamRows {
     const Health* health;
     const std::uint8_t* allowed = nullptr;
 };
-void adam_rows(const AdamRows& table, cudaStream_t stream);
+constexpr int kMostRowTables = 8;
+struct AdamTables {
+    int count = 0;
+    AdamRows table[kMostRowTables] = {};
+};
+void adam_rows(const AdamTables& tables, cudaStream_t stream);  // all in one launch
+inline void adam_rows(const AdamRows& table, cudaStream_t stream) { adam_rows(AdamTables{1, {table}}, stream); }
 
 // --- statistics.cu
 
@@ -108,17 +114,17 @@ struct FlameDevice;  // a person's constants on the device
 constexpr int kFlameTables = 7;  // expr, rotation, neck, jaw, eyes, translation, offset [V, 3] (may be null)
 struct FlameMoments {
     int views;
-    const std::int64_t* rows;           // [B] which row of the tables; null: row 0 for all
-    const float* table[kFlameTables];   // [T, width]
+    const std::int64_t* rows;          // [B] which row of the tables; null: row 0 for all
+    const float* table[kFlameTables];  // [T, width]
     std::int64_t n_expr;
-    float* state;                       // [B, flame_state()] kept for the way back
-    float* vertices;                    // [B, V, 3]
+    float* state;     // [B, flame_state()] kept for the way back
+    float* vertices;  // [B, V, 3]
 };
 struct FlameMomentGradients {
-    const float* g_vertices;       // [B, V, 3]
-    float* table[kFlameTables];    // [B, width] one row a view; null: not wanted
-    float* scratch;                // [B, flame_backward_scratch()]
-    Health* health;                // may be null
+    const float* g_vertices;     // [B, V, 3]
+    float* table[kFlameTables];  // [B, width] one row a view; null: not wanted
+    float* scratch;              // [B, flame_backward_scratch()]
+    Health* health;              // may be null
 };
 std::int64_t flame_state(const FlameDevice& person);
 std::int64_t flame_backward_scratch(const FlameDevice& person);

@@ -7,8 +7,6 @@ namespace mien {
 namespace cuda {
 namespace {
 
-constexpr int kRing = 64;  // requests that may wait for the device at a time
-
 // Adam's constants, as csrc/adam.cpp makes them.
 AdamStep adam_step(double rate, double beta1, double beta2, double eps, double count) {
     return {static_cast<float>(1.0 - beta1),
@@ -66,7 +64,7 @@ template <class Body>
 void Recording::record(Body&& body) {
     forget();
     cudaStream_t stream = nullptr;
-    // Not blocking: what other threads ask of the default stream in the meantime would end the recording.
+    // Apart from the default stream: what another thread launches there meanwhile would end the recording.
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
     cudaGraph_t graph = nullptr;
     try {
@@ -97,22 +95,16 @@ TrainingStep::TrainingStep(const Queue& queue) {
     state_.reserve(1);
     try {
         void* memory = nullptr;
-        check(cudaMallocHost(&memory, kRing * sizeof(StepInputs)), "allocating pinned memory");
-        ring_ = static_cast<StepInputs*>(memory);
         check(cudaMallocHost(&memory, sizeof(Health)), "allocating pinned memory");
         found_ = static_cast<Health*>(memory);
         clear(queue);
     } catch (...) {
-        cudaFreeHost(ring_);
         cudaFreeHost(found_);
         throw;
     }
 }
 
-TrainingStep::~TrainingStep() {
-    cudaFreeHost(ring_);
-    cudaFreeHost(found_);
-}
+TrainingStep::~TrainingStep() { cudaFreeHost(found_); }
 
 void TrainingStep::clear(const Queue& queue) {
     check(cudaMemsetAsync(&state()->run, 0, sizeof(Health), queue.stream), "clearing the step's health");
@@ -125,10 +117,9 @@ bool TrainingStep::moves() const {
 }
 
 void TrainingStep::bind(const StepTables& tables, const Queue& queue) {
-    check_tables(tables);
     check(cudaStreamSynchronize(queue.stream), "waiting for the last step");
-    waiting_ = 0;
     recording_.forget();
+    check_tables(tables);
     tables_ = tables;
     reserve(queue);
     recording_.record([&](cudaStream_t stream) { run(stream); });
@@ -203,7 +194,6 @@ SsimTables TrainingStep::similarity() const {
 }
 
 void TrainingStep::run(cudaStream_t stream) {
-    begin_step(tables_, state(), stream);
     draw_and_compare(stream);
     propagate(stream);
     if (binds()) limit(stream);
@@ -273,34 +263,37 @@ void TrainingStep::update(cudaStream_t stream) {
     for (const StepColumn& c : t.column)
         columns.column[columns.count++] = {c.gradient, c.values, c.mean, c.mean_square, c.count, {}};
     adam_columns(columns, stream);
+    update_motion(stream);
+}
+
+void TrainingStep::update_motion(cudaStream_t stream) {
+    const StepTables& t = tables_;
+    const Health* health = &state()->run;
     AdamColumns dense = {};
-    dense.health = health;
+    AdamTables rows = {};
+    dense.health = health, dense.count = 1;
     for (int k = 0; k < kFlameTables; ++k) {
         const StepMotion& m = t.motion[k];
         if (m.gradient == nullptr) continue;
         if (m.dense != nullptr) {
             spread_rows(m, t, state(), stream);
-            dense.constants = state()->inputs.adam + kColumns + k, dense.count = 1;
+            dense.constants = state()->inputs.adam + kColumns + k;
             dense.column[0] = {m.dense, m.table, m.mean, m.mean_square, t.timesteps * m.width, {}};
             adam_columns(dense, stream);
         } else {
-            adam_rows({m.gradient, state()->row, t.views, t.timesteps, m.width, m.steps, m.table, m.mean, m.mean_square,
-                       m.rate, t.beta1, t.beta2, t.eps, nullptr, health},
-                      stream);
+            rows.table[rows.count++] = {m.gradient, state()->row, t.views, t.timesteps,   m.width,
+                                        m.steps,    m.table,      m.mean,  m.mean_square, m.rate,
+                                        t.beta1,    t.beta2,      t.eps,   nullptr,       health};
         }
     }
+    adam_rows(rows, stream);
 }
 
 void TrainingStep::enqueue(const StepRequest& request, const Queue& queue) {
     require(!recording_.empty(), "step: nothing is bound");
     require(request.step >= 1 && request.step < (std::int64_t(1) << 32) && request.count >= 1,
             "step: numbers count from 1");
-    if (waiting_ == kRing) {
-        check(cudaStreamSynchronize(queue.stream), "waiting for the last steps");
-        waiting_ = 0;
-    }
-    StepInputs& inputs = ring_[next_];
-    inputs = {};
+    StepInputs inputs = {};
     inputs.step = static_cast<std::uint32_t>(request.step);
     for (std::int64_t view = 0; view < tables_.views; ++view) {
         require(request.frame[view] >= 0 && request.frame[view] < tables_.frames, "step: there is no such frame");
@@ -312,18 +305,14 @@ void TrainingStep::enqueue(const StepRequest& request, const Queue& queue) {
         const double rate = k < kColumns ? request.rate[k] : tables_.motion[k - kColumns].rate;
         inputs.adam[k] = adam_step(rate, tables_.beta1, tables_.beta2, tables_.eps, count);
     }
-    check(cudaMemcpyAsync(&state()->inputs, &inputs, sizeof inputs, cudaMemcpyHostToDevice, queue.stream),
-          "what a step is asked to do");
+    begin_step(tables_, inputs, state(), queue.stream);
     recording_.replay(queue.stream);
-    next_ = (next_ + 1) % kRing;
-    ++waiting_;
 }
 
 Health TrainingStep::poll(const Queue& queue) {
     check(cudaMemcpyAsync(found_, &state()->run, sizeof(Health), cudaMemcpyDeviceToHost, queue.stream),
           "looking at the step's health");
     check(cudaStreamSynchronize(queue.stream), "waiting for the last steps");
-    waiting_ = 0;
     return *found_;
 }
 

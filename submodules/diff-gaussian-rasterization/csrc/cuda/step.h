@@ -82,8 +82,9 @@ struct StepState {
 
 // --- step_stages.cu: what a step does beside the pieces
 
-// Begins a step: its Health, and the rows of cameras and motion that its frames name.
-void begin_step(const StepTables& tables, StepState* state, cudaStream_t stream);
+// Begins a step: what it is asked to do, its Health, and the rows of cameras and motion that its frames name. Not
+// recorded: the inputs come with the launch, which spares a copy from the host before each step.
+void begin_step(const StepTables& tables, const StepInputs& inputs, StepState* state, cudaStream_t stream);
 // The meshes [B, V, 3] of the views' timesteps.
 void take_meshes(const StepTables& tables, const StepState* state, std::int64_t floats, float* vertices,
                  cudaStream_t stream);
@@ -115,6 +116,8 @@ private:
     cudaGraphExec_t ready_ = nullptr;
 };
 
+static_assert(kFlameTables <= kMostRowTables, "the motion's tables are updated in one launch");
+
 class TrainingStep {
 public:
     explicit TrainingStep(const Queue& queue);
@@ -139,6 +142,7 @@ private:
     void propagate(cudaStream_t stream);
     void limit(cudaStream_t stream);
     void update(cudaStream_t stream);
+    void update_motion(cudaStream_t stream);
 
     Scene scene() const;
     FlameMoments moments() const;
@@ -156,10 +160,7 @@ private:
         binding_scratch_, screen_;
     DeviceBuffer<std::int32_t> radii_;
     Recording recording_;
-    StepInputs* ring_ = nullptr;  // pinned
-    Health* found_ = nullptr;     // pinned
-    int waiting_ = 0;             // requests of the ring that the device may not have taken yet
-    int next_ = 0;
+    Health* found_ = nullptr;  // pinned
 };
 
 }  // namespace cuda

@@ -11,9 +11,8 @@ constexpr int kThreads = 128;
 constexpr float kOpaque = 1e-3f;  // least transparency in a division
 
 // Element i of the views' cameras: 16 + 9 + 3 floats a view.
-__device__ void take_camera(const StepTables& tables, StepState* state, int i) {
+__device__ void take_camera(const StepTables& tables, std::int64_t frame, StepState* state, int i) {
     const int view = i / 28, place = i % 28;
-    const std::int64_t frame = state->inputs.frame[view];
     if (place < 16)
         state->world_to_camera[16 * view + place] = tables.world_to_camera[16 * frame + place];
     else if (place < 25)
@@ -22,14 +21,15 @@ __device__ void take_camera(const StepTables& tables, StepState* state, int i) {
         state->background[3 * view + place - 25] = tables.backgrounds[3 * frame + place - 25];
 }
 
-__global__ void begin(StepTables tables, StepState* state) {
+__global__ void begin(StepTables tables, StepInputs inputs, StepState* state) {
     const int views = static_cast<int>(tables.views), i = static_cast<int>(threadIdx.x);
     if (i == 0) {
+        state->inputs = inputs;
         state->now = {0, 0, 0xffffffffu, 0, 0};
         state->bad_gradient = 0;
     }
-    if (i < views) state->row[i] = tables.timestep[state->inputs.frame[i]];
-    for (int k = i; k < 28 * views; k += kThreads) take_camera(tables, state, k);
+    if (i < views) state->row[i] = tables.timestep[inputs.frame[i]];
+    for (int k = i; k < 28 * views; k += kThreads) take_camera(tables, inputs.frame[k / 28], state, k);
 }
 
 __global__ void gather(const float* meshes, const StepState* state, std::int64_t floats, int views, float* vertices) {
@@ -100,8 +100,8 @@ __global__ void spread(const float* gradient, const StepState* state, std::int64
 
 }  // namespace
 
-void begin_step(const StepTables& tables, StepState* state, cudaStream_t stream) {
-    launch(begin, 1, kThreads, stream, tables, state);
+void begin_step(const StepTables& tables, const StepInputs& inputs, StepState* state, cudaStream_t stream) {
+    launch(begin, 1, kThreads, stream, tables, inputs, state);
 }
 
 void take_meshes(const StepTables& tables, const StepState* state, std::int64_t floats, float* vertices,
