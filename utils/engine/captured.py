@@ -17,7 +17,7 @@ from utils.engine.step_tables import Desk
 from utils.errors import NumericalFault
 
 PAIRS_PER_GAUSSIAN, LEAST_PAIRS = 8, 1 << 14  # (splat, tile) pairs of a view that there is room for at first
-GROWTH, MOST_PAIRS = 1.25, 2**31 - 1  # over what was needed; what 31 bits can count
+GROWTH, MOST_PAIRS = 1.5, 2**31 - 1  # over what was needed, all of which is sorted; what 31 bits can count
 
 
 class Request(NamedTuple):
@@ -45,6 +45,7 @@ class CapturedStep:
         self.names = {**training.losses.weights.get("photometric", {}), **limits}
         self.pending: list[Request] = []  # since the last look
         self.capacity = 0
+        self.needed = 0.0  # of these for each Gaussian, as far as is known; 0: nothing is
         self.bound: list[Tensor] = []
         self.degree = -1
         training.guard.watch = self.settle
@@ -78,7 +79,8 @@ class CapturedStep:
 
     def bind(self, step: int) -> None:
         views, count = len(self.desk.image), len(self.training.avatar)
-        self.capacity = min(MOST_PAIRS, max(self.capacity, views * max(LEAST_PAIRS, PAIRS_PER_GAUSSIAN * count)))
+        wanted = self.needed * GROWTH if self.needed else float(views * PAIRS_PER_GAUSSIAN)
+        self.capacity = min(MOST_PAIRS, max(math.ceil(wanted * count), views * LEAST_PAIRS))
         tables = self.desk.tables(step, self.capacity)
         try:
             self.native.bind(tables)
@@ -95,7 +97,7 @@ class CapturedStep:
             views = ", ".join(self.training.frames.views[row].name for row in request.rows)
             raise NumericalFault(f"iteration {request.step}, view {views}: renderer: the splats cover too many tiles. "
                                  "Take smaller pictures, or fewer Gaussians or views a step.")  # fmt: skip
-        self.capacity = min(MOST_PAIRS, max(self.capacity, math.ceil(GROWTH * pairs)))
+        self.needed = pairs / max(1, len(self.training.avatar))
 
     def settle(self) -> None:
         """Wait for the steps so far; each of them was done, or the run ends here.
@@ -103,7 +105,11 @@ class CapturedStep:
         Raises:
             NumericalFault: with the messages of `FiniteGuard`.
         """
-        while self.pending and (health := self.native.poll()).stopped:
+        while self.pending:
+            health = self.native.poll()
+            if not health.stopped:
+                self.needed = health.pairs / max(1, len(self.training.avatar))
+                break
             first = next(i for i, request in enumerate(self.pending) if request.step == health.step)
             left, self.pending = self.pending[first:], []
             if Reason.TOO_MANY_PAIRS not in health.stopped or Reason.BAD_INPUT in health.stopped:

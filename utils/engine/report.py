@@ -57,7 +57,8 @@ class Reporter:
         """Report a step; of a batch, its last view."""
         run = self.run
         last = step == run.options.optimiser.iterations
-        if step % SHOW_EVERY == 0 or last:
+        # A GPU is waited for before its numbers can be shown, and does a hundred steps while a CPU does one.
+        if step % (RECORD_EVERY if self.guard.deferred else SHOW_EVERY) == 0 or last:
             frame, terms, image = look()
             read = torch.stack([value.detach() for value in terms.values.values()]).tolist()  # one wait for a GPU
             values = dict(zip(terms.values, read, strict=True))

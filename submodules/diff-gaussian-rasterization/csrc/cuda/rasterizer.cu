@@ -89,6 +89,14 @@ void DeviceWorkspace::room(DeviceBuffer<T>& buffer, std::int64_t count) {
     grow(buffer, count);
 }
 
+// CUB looks at the device to say how much it needs: it is not asked for every picture.
+void DeviceWorkspace::reserve_scratch(const Sizes& sizes) {
+    const std::int64_t longest = std::max({sizes.rows(), sizes.pair_capacity, sizes.tiles() + 1});
+    if (longest <= longest_) return;
+    room(scratch_, static_cast<std::int64_t>(list_tiles_scratch(sizes)));
+    longest_ = longest;
+}
+
 void DeviceWorkspace::reserve_splats(const Sizes& sizes, const RigTables* rig) {
     const std::int64_t rows = sizes.rows(), tiles = sizes.tiles();
     room(views_, sizes.views), room(ledger_, 1);
@@ -96,7 +104,7 @@ void DeviceWorkspace::reserve_splats(const Sizes& sizes, const RigTables* rig) {
     room(order_, rows), room(order_in_, rows), room(first_slot_, rows);
     room(tile_begin_, tiles + 1), room(bucket_begin_, tiles + 1);
     room(transmittance_, sizes.views * sizes.pixels());
-    room(scratch_, static_cast<std::int64_t>(list_tiles_scratch(sizes)));
+    reserve_scratch(sizes);
     if (rig != nullptr) room(frames_, sizes.views * rig->faces * kRigFrame);
 }
 
@@ -105,7 +113,7 @@ void DeviceWorkspace::reserve_pairs(const Sizes& sizes, bool with_backward) {
     room(pair_keys_in_, pairs), room(pair_keys_, pairs), room(pair_ids_in_, pairs), room(pair_ids_, pairs);
     room(pair_splat_, pairs), room(pair_mask_, pairs), room(masks_, pairs), room(entries_, pairs);
     room(bucket_tile_, sizes.buckets());
-    room(scratch_, static_cast<std::int64_t>(list_tiles_scratch(sizes)));
+    reserve_scratch(sizes);
     if (with_backward) room(states_, sizes.buckets() * kStateFloats * kTile * kTile);
 }
 

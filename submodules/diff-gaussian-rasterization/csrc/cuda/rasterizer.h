@@ -81,6 +81,7 @@ private:
     void grow(DeviceBuffer<T>& buffer, std::int64_t count);
     template <class T>
     void room(DeviceBuffer<T>& buffer, std::int64_t count);  // of what backward needs of forward
+    void reserve_scratch(const Sizes& sizes);
     void reserve_splats(const Sizes& sizes, const RigTables* rig);
     void reserve_pairs(const Sizes& sizes, bool with_backward);
     void reserve_backward(const Sizes& sizes, const RigTables* rig);
@@ -97,6 +98,7 @@ private:
     std::int64_t posed_faces_ = -1;  // of its mesh; -1: none
     bool ready_ = false;             // backward may follow
     std::uint64_t generation_ = 0;
+    std::int64_t longest_ = 0;  // array that scratch_ has room to sort
     DeviceBuffer<View> views_;
     DeviceBuffer<Ledger> ledger_;
     DeviceBuffer<SplatRecord> records_;
