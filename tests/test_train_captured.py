@@ -25,6 +25,7 @@ from utils.engine.checkpoint import TENSORS, list_checkpoints
 from utils.errors import run_main
 
 pytest.importorskip("diff_gaussian_rasterization", reason="the native package is not installed")
+from diff_gaussian_rasterization.training import Health, StepTables
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 14
@@ -141,6 +142,33 @@ def test_what_must_not_matter_does_not(
     assert digests(tmp_path / "room") == digests(calm)
     assert run(tmp_path / "both", flags, "--device", place, "--debug_from", "1") == 0
     assert digests(tmp_path / "both") == digests(calm)
+
+
+def test_room_follows_what_was_needed(
+    tmp_path: Path, flags: list[str], place: str, calm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All room for pairs is sorted at every step: a capture makes no more of it than those before it showed use for."""
+    from utils.engine import captured
+
+    rooms: list[tuple[int, int]] = []
+    needs: list[int] = [0]
+
+    class Native(captured.TrainingStep):
+        def bind(self, tables: StepTables) -> None:
+            rooms.append((tables.pair_capacity, needs[-1]))
+            super().bind(tables)
+
+        def poll(self) -> Health:
+            health = super().poll()
+            needs.append(health.pairs)
+            return health
+
+    monkeypatch.setattr(captured, "TrainingStep", Native)
+    monkeypatch.setattr(captured, "LEAST_PAIRS", 1)
+    assert run(tmp_path / "run", flags, "--device", place) == 0
+    assert digests(tmp_path / "run") == digests(calm)
+    assert rooms[0][0] == 8 * 140 and len(rooms) > 2
+    assert all(captured.GROWTH * need <= room <= 3 * need for room, need in rooms[1:])
 
 
 @pytest.mark.parametrize("order", ["reverse", "3"])
