@@ -355,6 +355,14 @@ def test_tables_that_do_not_fit_are_refused(case: Case, change: dict[str, Any], 
         ask(step, case, 1, (0, 1))
 
 
+def test_a_person_of_the_cpu_kernels_is_refused(case: Case) -> None:
+    """Its handle is another structure's."""
+    with cpu_engine():
+        poser = Poser(**case.person, parents=(-1, 0, 1, 1, 1), correctives=36)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="poser: is on cpu"):
+        TrainingStep(case.store).bind(tables(case, case.state(), 2, poser=poser))
+
+
 def test_requests_that_can_not_be_are_refused(case: Case) -> None:
     step = TrainingStep(case.store)
     step.bind(tables(case, case.state(), 2))

@@ -330,6 +330,9 @@ def _motion(t: StepTables, like: Tensor, views: int) -> dict[str, Any]:
             raise ValueError("meshes: found none, expected them where there is no poser")
         shape = (t.meshes.shape[0], t.mesh.n_vertices, 3)
         return {"meshes": _check("meshes", t.meshes, shape, like, torch.float32), "timesteps": shape[0]}
+    place = str(like.device) if like.is_cuda else "emulated"
+    if t.poser.place != place:  # its handle would be taken for what it isn't
+        raise ValueError(f"poser: is on {t.poser.place}, expected {place}")
     rows = t.motion["expr"].values.shape[0]
     tables = (_Motion * len(MOTION))()
     for k, name in enumerate(MOTION):
