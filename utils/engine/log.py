@@ -8,8 +8,12 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.io.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
 
 CSV_FIELDS = ("step", "split", "name", "value")
 PLAIN_EVERY = 15.0  # seconds between plain lines off a terminal
@@ -25,7 +29,6 @@ class Log:
     """
 
     def __init__(self, folder: Path, first: int, total: int, quiet: bool) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
         from tqdm import tqdm
 
         self.total, self.quiet = total, quiet
@@ -35,16 +38,26 @@ class Log:
         keep_rows(self.csv_path, first)
         self.csv = open(self.csv_path, "a", newline="", encoding="utf-8")
         self.writer = csv.writer(self.csv, lineterminator="\n")
-        self.tensorboard = SummaryWriter(str(folder), purge_step=first + 1 if first else None)
+        self.tensorboard = self.open_tensorboard(folder, first)
         self.averages: dict[str, float] = {}
         self.step = first
         self.started, self.spoke = (time.monotonic(), first), time.monotonic()
+
+    def open_tensorboard(self, folder: Path, first: int) -> SummaryWriter | None:
+        """TensorBoard's event file, or None where the package is missing, which is said: log.csv has the same."""
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            self.say(f"tensorboard: no event file ({error})")
+            return None
+        return SummaryWriter(str(folder), purge_step=first + 1 if first else None)
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Record named numbers of a step."""
         for name, value in values.items():
             self.writer.writerow((step, split, name, repr(float(value))))
-            self.tensorboard.add_scalar(f"{split}/{name}", value, step)
+            if self.tensorboard is not None:
+                self.tensorboard.add_scalar(f"{split}/{name}", value, step)
         self.csv.flush()
 
     def progress(self, step: int, values: Mapping[str, float], gaussians: int) -> None:
@@ -74,7 +87,8 @@ class Log:
     def close(self) -> None:
         self.bar.close()
         self.csv.close()
-        self.tensorboard.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
 
 
 def keep_rows(path: Path, last: int) -> None:

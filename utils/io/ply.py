@@ -1,4 +1,5 @@
-"""Gaussians in the PLY layout of 3D Gaussian splatting, with GaussianAvatars' `binding_0`. The only user of `plyfile`.
+"""Gaussians in the PLY layout of 3D Gaussian splatting, with GaussianAvatars' `binding_0`. The only user of `plyfile`,
+which reads them.
 
 One element `vertex`, float32 little-endian: x y z nx ny nz f_dc_0..2 f_rest_.. opacity scale_0..2 rot_0..3 [binding_0].
 Values are as they are optimised: scale is a logarithm, opacity a logit, rot an unnormalised (w, x, y, z); the higher
@@ -43,8 +44,6 @@ def write_gaussian_ply(path: Path, columns: Mapping[str, np.ndarray], binding: n
         NumericalFault: a value is not finite.
         EnvironmentFault: the file can't be written.
     """
-    from plyfile import PlyData, PlyElement
-
     n, rest = len(columns["means"]), columns["shN"]
     parts = [
         columns["means"],
@@ -63,9 +62,10 @@ def write_gaussian_ply(path: Path, columns: Mapping[str, np.ndarray], binding: n
     names = property_names(1 + rest.shape[1], binding is not None)
     if bad := _first_not_finite(table):
         raise NumericalFault(f"{path}: vertex {bad[0]}: {names[bad[1]]} is {table[bad]}, expected a finite number")
-    rows = table.view([(name, "<f4") for name in names]).reshape(n)
+    properties = "".join(f"property float {name}\n" for name in names)
     with atomic_file(path) as file:
-        PlyData([PlyElement.describe(rows, "vertex")], byte_order="<").write(file)
+        file.write(f"ply\nformat binary_little_endian 1.0\nelement vertex {n}\n{properties}end_header\n".encode())
+        file.write(table.tobytes())
 
 
 def read_gaussian_ply(path: Path, n_faces: int | None = None) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
