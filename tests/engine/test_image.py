@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
+
+from tests.optional import given, settings, st
 
 native = pytest.importorskip("diff_gaussian_rasterization.image", reason="the native package is not installed")
 l1_ssim, to_float = native.l1_ssim, native.to_float

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.spatial import cKDTree
+
+from tests.optional import given, settings, st
 
 pytest.importorskip("simple_knn._C", reason="the native package is not installed")
 from simple_knn._C import distCUDA2  # noqa: E402
@@ -23,6 +22,7 @@ def brute_force(points: np.ndarray) -> np.ndarray:
 
 
 def with_scipy(points: np.ndarray) -> np.ndarray:
+    cKDTree = pytest.importorskip("scipy.spatial").cKDTree  # noqa: N806
     distances, _ = cKDTree(points.astype(np.float64)).query(points.astype(np.float64), k=4)
     return (distances[:, 1:] ** 2).mean(axis=1)
 

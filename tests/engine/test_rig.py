@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from scene.placement import choose_placement, place_in_torch
+from tests.optional import given, settings, st
 from utils.contracts import Mesh
 from utils.maths.rotations import axis_angle_to_matrix, axis_angle_to_quaternion, multiply, quaternion_to_matrix
 

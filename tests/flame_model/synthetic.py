@@ -11,7 +11,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import scipy.sparse
 
 PARENTS = (-1, 0, 1, 1, 1)
 
@@ -38,6 +37,8 @@ def fields(vertices: int = 60, expressions: int = 12, seed: int = 0) -> dict[str
 
 def with_sparse(model: dict[str, Any], kind: str = "csc") -> dict[str, Any]:
     """`model` with its joint regressor as a scipy matrix."""
+    import scipy.sparse
+
     matrix = {"csc": scipy.sparse.csc_matrix, "csr": scipy.sparse.csr_matrix}[kind]
     return {**model, "J_regressor": matrix(model["J_regressor"])}
 

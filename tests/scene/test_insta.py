@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
 
 from scene.datasets import DATASETS, DataOptions, insta, open_dataset
 from scene.frames import Dataset
@@ -34,6 +33,7 @@ def vertices(frame: int) -> np.ndarray:
 def camera_to_world(frame: int) -> np.ndarray:
     """[4, 4] with OpenCV axes: about half a metre before the head, looking at it (towards -z of the world)."""
     matrix = np.eye(4)
+    Rotation = pytest.importorskip("scipy.spatial.transform").Rotation  # noqa: N806
     matrix[:3, :3] = Rotation.from_euler("xyz", [np.pi + 0.05 * frame, 0.03 * frame, 0.1]).as_matrix()
     matrix[:3, 3] = [0.01, 0.02, 0.5 + 0.01 * frame]
     return matrix

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import correlate1d
 from torch import Tensor
 
 from utils.contracts import Camera, Frame, Mesh, Rendered, Terms
@@ -42,6 +41,7 @@ def context(seed: int = 0, visible: float = 0.5, dtype: torch.dtype = torch.floa
 
 def naive_ssim(x: np.ndarray, y: np.ndarray) -> float:
     """Wang et al. (2004) with an 11-tap window of sigma 1.5, by scipy, channel by channel."""
+    correlate1d = pytest.importorskip("scipy.ndimage").correlate1d
     offsets = np.arange(11) - 5
     taps = np.exp(-(offsets**2) / (2 * 1.5**2))
     taps /= taps.sum()
