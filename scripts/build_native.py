@@ -30,8 +30,10 @@ from utils.errors import EnvironmentFault, InputError, run_main
 SECONDS = 240  # of one compiler run
 HOST = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wextra"]
 RELEASE = ["-O3", "-DNDEBUG", "-std=c++17"]  # what CMake puts before the flags of its lists
-QUIET_GCC = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-X86 = {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
+X86 = {
+    "avx2": ["-march=x86-64-v3"],
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-Wno-uninitialized", "-Wno-maybe-uninitialized"],
+}
 IEEE = ["-fno-math-errno", "-fno-trapping-math"]
 
 
@@ -45,12 +47,11 @@ class Package:
     contraction: str
     common: tuple[str, ...]  # of the sources that are compiled once
     device: tuple[str, ...]
-    quiet: tuple[str, ...]
 
 
 RASTERISER = Package(ROOT / "submodules" / "diff-gaussian-rasterization", "diff_gaussian_rasterization", "MIEN", "fast",
-                     ("-DMIEN_ISA=common", "-O2"), ("-DMIEN_ISA=device",), tuple(QUIET_GCC))  # fmt: skip
-NEIGHBOURS = Package(ROOT / "submodules" / "simple-knn", "simple_knn", "KNN", "off", ("-O3",), (), ())
+                     ("-DMIEN_ISA=common", "-O2"), ("-DMIEN_ISA=device",))  # fmt: skip
+NEIGHBOURS = Package(ROOT / "submodules" / "simple-knn", "simple_knn", "KNN", "off", ("-O3",), ())
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,19 @@ class Tools:
 
 
 def find_tools(architecture: str) -> Tools:
-    """Raises EnvironmentFault for what is missing."""
+    """Empty: for the first GPU here, or the newest before it that nvcc knows.
+
+    Raises:
+        EnvironmentFault: something is missing.
+    """
     cxx = os.environ.get("CXX") or "c++"
     if shutil.which(cxx) is None:
         raise EnvironmentFault(f"{cxx}: not found, expected a C++17 compiler. Install one or set CXX.")
     nvcc = find_nvcc()
     listed = re.findall(r"compute_(\d+)", output(nvcc, "--list-gpu-arch"))
+    if not architecture:
+        here = int(native_architecture())
+        architecture = str(max((int(known) for known in listed if int(known) <= here), default=here))
     if architecture not in listed:
         found = ", ".join(listed) or "nothing"
         raise EnvironmentFault(f"{nvcc}: compiles for {found}, not for {architecture}. Give another --architecture.")
@@ -108,7 +116,9 @@ def output(*command: str) -> str:
 
 def native_architecture() -> str:
     """The compute capability of the first GPU, as `90`. Raises EnvironmentFault where there is none."""
-    said = output("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader") if shutil.which("nvidia-smi") else ""
+    said = (
+        output("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader") if shutil.which("nvidia-smi") else ""
+    )
     found = re.match(r"\s*(\d+)\.(\d)", said)
     if not found:
         raise EnvironmentFault("nvidia-smi: shows no GPU, expected one to build for. Give --architecture.")
@@ -128,7 +138,6 @@ def commands(package: Package, tools: Tools, objects: Path) -> Iterator[tuple[Pa
         target = objects / f"{source.name}.o"
         yield target, [tools.nvcc, *flags, "-I", str(csrc), "-c", str(source), "-o", str(target)]
     for name, flags in sets.items():
-        flags = [*flags, *package.quiet] if name == "avx512" else flags
         macros = [f"-D{package.prefix}_ISA={name}", f"-D{package.prefix}_ISA_{name}=1", *have]
         for source in sorted(csrc.glob("kernels/*.cpp")):
             target = objects / f"{source.stem}-{name}.o"
@@ -177,7 +186,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if not re.fullmatch(r"[0-9]{0,3}", options.architecture):
         raise InputError("command line", "--architecture", f"found {options.architecture!r}, expected a number as 90")
-    print(build(options.folder, find_tools(options.architecture or native_architecture())))
+    print(build(options.folder, find_tools(options.architecture)))
 
 
 if __name__ == "__main__":

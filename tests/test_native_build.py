@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from scripts import build_native
+from utils.errors import EnvironmentFault
 
 PACKAGES = Path(__file__).resolve().parents[1] / "submodules"
 RASTERISER, NEIGHBOURS = PACKAGES / "diff-gaussian-rasterization", PACKAGES / "simple-knn"
@@ -83,3 +87,59 @@ def test_a_library_without_kernels_says_why(tmp_path: Path) -> None:
     library = ctypes.CDLL(str(tmp_path / "_native.so"))
     library.knn_cuda_missing.restype = ctypes.c_char_p
     assert b"it was installed with MIEN_CUDA=OFF" in library.knn_cuda_missing()
+
+
+def meaning(command: list[str]) -> tuple[str, frozenset[str]]:
+    """Which source a compiler run is about, and its flags: not where it puts what, and what CMake adds to modules."""
+    kept, words = [], iter(command[1:])
+    for word in words:
+        if word in ("-o", "-MF", "-MT"):
+            next(words)
+        elif word not in ("-c", "-MD", "-D_native_EXPORTS"):
+            kept.append(word)
+    source = next(word for word in kept if word.endswith((".cpp", ".cu")))
+    return source, frozenset(kept) - {source}
+
+
+@pytest.mark.parametrize(
+    "package", [build_native.RASTERISER, build_native.NEIGHBOURS], ids=lambda package: package.module
+)
+def test_building_without_cmake_compiles_the_same_with_the_same_flags(
+    tmp_path: Path, package: build_native.Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvcc, log, top = tmp_path / "nvcc", tmp_path / "calls", tmp_path / "cuda"
+    (top / "lib64").mkdir(parents=True)
+    (top / "lib64" / "libcudart_static.a").touch()
+    nvcc.write_text(
+        "#!/bin/sh\ncase $1 in --list-gpu-arch) echo compute_90 ;; --help) echo --compress-mode ;;\n"
+        f"--dryrun) echo '#$ TOP={top}' >&2 ;; *) echo \"nvcc $*\" >>{log} ;; esac\n"
+    )
+    nvcc.chmod(0o755)
+    options = ["-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", "-DCMAKE_CXX_COMPILER=c++", "-DMIEN_CUDA_ARCHITECTURES=90"]
+    done = configure(package.folder, tmp_path / "build", *options, CUDACXX=str(nvcc), MIEN_CUDA="on")
+    assert done.returncode == 0, done.stderr
+    probe = meaning(log.read_text().splitlines()[0].replace(shutil.which("c++") or "", "c++").split())
+    listed = json.loads((tmp_path / "build" / "compile_commands.json").read_text())
+    wanted = {meaning(entry["command"].split()) for entry in listed}
+
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    monkeypatch.setenv("CXX", "c++")
+    tools = build_native.find_tools("90")
+    assert tools.cudart == top / "lib64" / "libcudart_static.a"
+    ours = [meaning(command) for _, command in build_native.commands(package, tools, tmp_path)]
+    assert {(source, flags) for source, flags in ours if source.endswith(".cpp")} == wanted
+    kernels = dict(pair for pair in ours if pair[0].endswith(".cu"))
+    assert set(kernels) == {str(path) for path in (package.folder / "csrc" / "cuda").glob("*.cu")}
+    assert set(kernels.values()) == {probe[1]}
+
+
+def test_building_without_cmake_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value, said in (("CUDACXX", "/nowhere/nvcc", "expected CUDA's compiler"),
+                              ("CXX", "/nowhere/g++", "expected a C\\+\\+17 compiler")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+        with pytest.raises(EnvironmentFault, match=f"{value.replace('+', '.')}: not found, {said}"):
+            build_native.find_tools("90")
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentFault, match="nvidia-smi: shows no GPU"):
+        build_native.native_architecture()

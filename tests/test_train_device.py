@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,21 @@ def test_an_avatar_is_not_tied_to_the_device_it_was_trained_on(
     assert run(tmp_path / "run", flags, "--device", f"emulated:{emulated_library}") == 0
     assert run_main(render.main, ["-m", str(tmp_path / "run"), "--quiet", "--skip_train", "--skip_test"]) == 0
     assert facts(tmp_path / "run", "render.json")["device"] == "cpu"
+
+
+def test_a_run_needs_neither_plyfile_nor_tensorboard(
+    tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine with a GPU is used as it is."""
+    words = [word for word in flags if word != "--quiet"]
+    assert run(tmp_path / "all", words, "--device", "cpu") == 0
+    assert "tensorboard" not in capsys.readouterr().err
+    for package in ("plyfile", "torch.utils.tensorboard.writer"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert run(tmp_path / "few", words, "--device", "cpu") == 0
+    assert "tensorboard: no event file (" in capsys.readouterr().err
+    ours, theirs = (
+        sorted(path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*")) for name in ("few", "all")
+    )
+    assert [path for path in theirs if "tfevents" not in path.name] == ours != theirs
+    assert digest(tmp_path / "few") == digest(tmp_path / "all")
