@@ -1,4 +1,5 @@
-# For sourcing by sanitize.sh, fuzz.sh and valgrind.sh: building the native packages for checks. Needs $ROOT and $FOLDER.
+# For sourcing by sanitize.sh, fuzz.sh, valgrind.sh and gpu_check.sh (which takes the messages): building the native
+# packages for checks. Needs $ROOT and $FOLDER.
 SANITIZERS=address,undefined,float-cast-overflow # the last is not part of `undefined`
 
 # fail CODE MESSAGE: the error contract of utils/errors.py.

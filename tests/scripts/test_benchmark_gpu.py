@@ -95,13 +95,16 @@ def test_scenes_are_the_same_every_time_and_look_like_heads() -> None:
         assert bool(white[[0, 0, -1, -1], [0, -1, 0, -1]].all()) and not bool(white[44:52, 29:37].any())
 
 
-def test_a_section_that_fails_is_recorded_and_the_rest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, TypeError, AssertionError])
+def test_a_section_that_fails_is_recorded_and_the_rest_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
     known = Record({"gpu": "NVIDIA Card X", "date": "today"}, tmp_path)
     bench = Bench(Device("cuda:0"), [TINY], known, 10, 10, 1, False)
 
     def fails(_: Bench) -> None:
         known.add(row(STEP, "ours", 0.5))
-        raise RuntimeError("CUDA error: out of luck\nmore")
+        raise kind("CUDA error: out of luck\nmore")
 
     monkeypatch.setitem(benchmark_gpu.SECTIONS, "step", fails)
     assert not measured(bench, "step")
@@ -109,7 +112,7 @@ def test_a_section_that_fails_is_recorded_and_the_rest_is_kept(tmp_path: Path, m
     assert [file.suffix for file in files] == [".json", ".md"] and files[0].stem.startswith("gpu-nvidia-card-x-20")
     body = json.loads(files[0].read_text())
     assert body["rows"][0]["value"] == 0.5 and body["remarks"] == [
-        "step: failed: RuntimeError: CUDA error: out of luck"
+        f"step: failed: {kind.__name__}: CUDA error: out of luck"
     ]
     assert "| 100k | training step | 0.500 |" in files[1].read_text()
     monkeypatch.setitem(benchmark_gpu.SECTIONS, "fps", lambda _: known.add(row("avatar", "ours", 1.0)))
@@ -179,3 +182,23 @@ def test_it_runs_with_pytorch_and_numpy_alone(emulated_library: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False)
     assert done.returncode == 0, done.stderr
     assert "render, as called from Python" in done.stdout
+
+
+def test_a_subject_that_fails_does_not_take_the_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Record({}, None)
+    bench = Bench(Device("cuda:0"), [TINY], known, 10, 10, 1, False)
+    bench.begin("training")
+
+    def train(flags: list[str], *_: object) -> training.Trained:
+        if flags == ["demo"]:
+            raise EnvironmentFault("train.py ended with 3")
+        return training.Trained(3000, 20.0, 25.0, 11_000, {"val": 40.0, "test": 30.0}, "step: captured")
+
+    monkeypatch.setattr(training, "demo_flags", lambda folder, limit: ["demo"])
+    monkeypatch.setattr(training, "statue_flags", lambda: ["statue"])
+    monkeypatch.setattr(training, "train", train)
+    with pytest.raises(EnvironmentFault, match="built-in subject: train.py ended with 3"):
+        benchmark_gpu.train_subjects(bench)
+    assert [(r.scene, r.what, r.value) for r in known.rows][2:] == [
+        ("statue", "PSNR on val", 40.0), ("statue", "PSNR on test", 30.0)]  # fmt: skip
+    assert "on the CPU 43.98 dB" in known.rows[2].note

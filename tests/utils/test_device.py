@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,18 @@ def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cpu") == (Device("cpu"), "device: cpu")
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_pytorch_warns_of_is_not_shown_to_users_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+    def old_driver() -> bool:
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", old_driver)
+    assert choose_device("auto")[0] == Device("cpu")
+
+
 def test_auto_is_the_first_gpu_that_both_can_use(gpus: dict[str, str]) -> None:
     assert choose_device("auto") == (Device("cuda:0"), "device: cuda:0 (Card 0): the first GPU that can be used")
     gpus["torch cuda:0"] = "too old"
@@ -88,7 +101,7 @@ def test_pytorch_without_cuda_or_without_a_driver(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def refuse() -> None:
-        raise RuntimeError("Found no NVIDIA driver on your system.\nMore lines")
+        raise RuntimeError("Found no NVIDIA driver on your system. Please check this.\nMore lines")
 
     monkeypatch.setattr(torch.cuda, "init", refuse)
     with pytest.raises(EnvironmentFault, match="can't use a GPU: Found no NVIDIA driver on your system; --device cpu"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,7 +122,10 @@ def first_usable(native: bool) -> tuple[Device, str]:
 
 
 def gpu_count() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    """How many GPUs PyTorch finds. What it warns of, of an old driver say, is said by `torch_lacks`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def missing(device: Device, native: bool) -> str:
@@ -139,13 +143,13 @@ def torch_lacks(device: Device) -> str:
     """Why PyTorch can't use a GPU; empty if it can."""
     if torch.version.cuda is None:
         return f"this PyTorch ({torch.__version__}) is built without CUDA (pytorch.org has builds with it)"
-    if not torch.cuda.is_available():
+    count = gpu_count()
+    if count == 0:
         try:
             torch.cuda.init()
         except (RuntimeError, AssertionError) as error:
-            return f"PyTorch can't use a GPU: {first_line(error)}"
+            return f"PyTorch can't use a GPU: {first_line(error).partition('. Please ')[0]}"
         return "PyTorch finds 0 GPUs"
-    count = gpu_count()
     if (device.torch.index or 0) >= count:
         return f"PyTorch finds {count} GPUs here, numbered from 0"
     try:
