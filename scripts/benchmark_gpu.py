@@ -275,7 +275,7 @@ def measured(bench: Bench, name: str) -> bool:
         SECTIONS[name](bench)
     except Absent as reason:
         bench.record.remark(f"{name}: not measured: {reason}")
-    except Exception as error:  # whatever it is (gsplat is another's, a GPU may break): the table stays, others go on
+    except Exception as error:  # noqa: BLE001 - whatever gsplat or a broken GPU throws, the other sections go on
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         bench.record.remark(f"{name}: failed: {type(error).__name__}: {text}")
         fine = False

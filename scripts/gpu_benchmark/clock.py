@@ -112,8 +112,8 @@ class Clock:
             for _ in range(PROFILED):
                 call()
             self.now(settle)
-        kernels = [event for event in (trace.events() or [])
-                   if event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)]  # fmt: skip
+        there = [event for event in (trace.events() or []) if event.device_type == DeviceType.CUDA]
+        kernels = [event for event in there if not getattr(event, "is_user_annotation", False)]
         return sum(event.time_range.elapsed_us() for event in kernels) * 1e-6 / PROFILED
 
     def between_events(self, call: Callable[[], object], settle: Settle) -> Times:
