@@ -78,8 +78,9 @@ def refused(name: str, spoil: Spoil, *words: str, path: bool = False) -> Case:
     return Case("C5", name, prepare, Refused(("checkpoints", *words)), trained=True)
 
 
-def continued(name: str, spoil: Spoil, *words: str) -> Case:
-    """The only checkpoint is one of an early step; what it holds would be trained on."""
+def continued(name: str, spoil: Spoil, *words: str, works: str = "") -> Case:
+    """The only checkpoint is one of an early step; what it holds would be trained on. It is refused, naming `words`,
+    unless `works` says why it is not."""
 
     def prepare(box: Box) -> Command:
         shutil.rmtree(box.newest())
@@ -87,7 +88,8 @@ def continued(name: str, spoil: Spoil, *words: str) -> Case:
         spoil(box.checkpoints / EARLY)
         return box.resume()
 
-    return Case("C5", name, prepare, Refused((rf"checkpoints\S*{EARLY}", *words)), trained=True)
+    expected = Works(why=works) if works else Refused((rf"checkpoints\S*{EARLY}", *words))
+    return Case("C5", name, prepare, expected, trained=True)
 
 
 def cases(seed: int) -> Iterator[Case]:
@@ -281,7 +283,8 @@ def other_facts() -> Iterator[Case]:
     for flag in ("source_path", "flame_model"):
         yield continued(f"another {flag}", meta(lambda m, f=flag: m["inputs"].__setitem__(f, "00" * 32)), flag)
     yield continued("other options", meta(lambda m: m["options"].__setitem__("opacity_lr", 0.5)), "opacity_lr")
-    yield continued("fewer options", meta(lambda m: m["options"].pop("opacity_lr")), "opacity_lr")
+    of_older = "a flag that did not exist when the run began is at its default"
+    yield continued("fewer options", meta(lambda m: m["options"].pop("opacity_lr")), works=of_older)
 
     def subject(box: Box) -> Command:
         path = box.capture / "transforms_train.json"

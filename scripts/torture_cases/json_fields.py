@@ -248,13 +248,14 @@ def old_options() -> Iterator[Case]:
             if content is None:
                 path.unlink()
             else:
-                path.write_bytes(content if isinstance(content, bytes) else content.encode())
+                text = content if isinstance(content, bytes) else content.replace("SOURCE", str(box.capture)).encode()
+                path.write_bytes(text)
             return box.render()
 
         return Case("C2", f"cfg_args: {name}", prepare, expected, trained=True)
 
     yield case_of("gone as well", None, Refused((r"options\.json", "missing")))
-    good = "Namespace(bind_to_mesh=True, eval=True, white_background=True, sh_degree=3)"
+    good = "Namespace(bind_to_mesh=True, eval=True, white_background=True, sh_degree=3, source_path='SOURCE')"
     yield case_of("of the original", good, Works(why="the original's runs can be rendered"))
     wrong = {
         "empty": b"",
