@@ -77,16 +77,9 @@ Sizes make_sizes(std::int32_t views, std::int64_t count, std::int32_t width, std
 }
 
 template <class T>
-void DeviceWorkspace::grow(DeviceBuffer<T>& buffer, std::int64_t count) {
-    if (count <= buffer.capacity()) return;
-    ++generation_;
-    buffer.reserve(count);
-}
-
-template <class T>
 void DeviceWorkspace::room(DeviceBuffer<T>& buffer, std::int64_t count) {
     if (count > buffer.capacity()) ready_ = false;
-    grow(buffer, count);
+    buffer.reserve(count);
 }
 
 // CUB looks at the device to say how much it needs: it is not asked for every picture.
@@ -118,10 +111,10 @@ void DeviceWorkspace::reserve_pairs(const Sizes& sizes, bool with_backward) {
 }
 
 void DeviceWorkspace::reserve_backward(const Sizes& sizes, const RigTables* rig) {
-    grow(slots_, sizes.pair_capacity * kPairSlot), grow(tile_background_, 3 * sizes.tiles());
-    grow(camera_, sizes.views * std::int64_t(blocks_for(sizes.count, kSplatThreads)) * kCameraGradient);
+    slots_.reserve(sizes.pair_capacity * kPairSlot), tile_background_.reserve(3 * sizes.tiles());
+    camera_.reserve(sizes.views * std::int64_t(blocks_for(sizes.count, kSplatThreads)) * kCameraGradient);
     if (rig == nullptr) return;
-    grow(frame_slots_, sizes.rows() * kRigSlot), grow(corners_, 3 * sizes.views * rig->faces * kRigCorner);
+    frame_slots_.reserve(sizes.rows() * kRigSlot), corners_.reserve(3 * sizes.views * rig->faces * kRigCorner);
 }
 
 void DeviceWorkspace::reserve(const Sizes& sizes, const RigTables* rig, bool with_backward) {

@@ -35,7 +35,7 @@ class DeviceWorkspace {
 public:
     // Makes room. After that, forward and backward with these sizes (or smaller ones) allocate nothing, wait for
     // nothing and read nothing back, so that they can be captured in a graph. The arrays move if they had to grow:
-    // graphs captured before are then void (`generation` tells).
+    // graphs captured before are then void.
     // Throws OutOfDeviceMemory.
     void reserve(const Sizes& sizes, const RigTables* rig, bool with_backward);
 
@@ -59,8 +59,6 @@ public:
 
     // [1] on the device: pairs that the last forward pass wanted.
     const std::uint32_t* pair_total() const;
-    // Changes whenever an array has moved.
-    std::uint64_t generation() const { return generation_; }
     std::int64_t bytes() const;
 
     // The size of the last picture's work, for benchmarks: pairs, and the sub-tiles of 8 x 4 pixels that they reach.
@@ -77,8 +75,6 @@ private:
         std::uint32_t pairs;
     };
 
-    template <class T>
-    void grow(DeviceBuffer<T>& buffer, std::int64_t count);
     template <class T>
     void room(DeviceBuffer<T>& buffer, std::int64_t count);  // of what backward needs of forward
     void reserve_scratch(const Sizes& sizes);
@@ -97,7 +93,6 @@ private:
     Sizes sizes_ = {};               // of the last forward pass
     std::int64_t posed_faces_ = -1;  // of its mesh; -1: none
     bool ready_ = false;             // backward may follow
-    std::uint64_t generation_ = 0;
     std::int64_t longest_ = 0;  // array that scratch_ has room to sort
     DeviceBuffer<View> views_;
     DeviceBuffer<Ledger> ledger_;
